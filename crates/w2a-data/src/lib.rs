@@ -1,0 +1,22 @@
+//! Episodes, the observations they are made of, their statistics, and the datasets they are kept in.
+//!
+//! Everything above this crate speaks in these types: a simulator produces [`Observation`]s, a demonstration is an
+//! [`Episode`], and what is on disk is an ordinary LeRobot dataset.
+
+mod atomic;
+mod chunks;
+mod dataset;
+mod episode;
+mod normaliser;
+mod rng;
+mod statistics;
+
+pub use atomic::write_atomic;
+pub use chunks::{ActionChunks, ChunkError, Remainder};
+pub use dataset::{
+    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, Version,
+};
+pub use episode::{Camera, Episode, EpisodeError, Observation};
+pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};
+pub use rng::stream;
+pub use statistics::{EpisodeStatistics, Statistics, StatisticsBuilder, StatisticsError};

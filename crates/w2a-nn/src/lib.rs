@@ -1,0 +1,45 @@
+//! What the models are made of, and what `burn` lacks for our purposes.
+//!
+//! Layers keep PyTorch's parameter names, shapes and default initialisation, so that checkpoints cross over without a
+//! table; every random number comes from a named ChaCha stream; and a training loop that is killed at any moment resumes
+//! to the same bits on the CPU.
+
+mod checkpoint;
+mod error;
+mod init;
+mod layers;
+mod optim;
+mod state;
+mod text;
+mod train;
+mod transformer;
+
+pub use checkpoint::{Checkpoint, load_weights, read_state, save_weights, write_state};
+pub use error::NnError;
+pub use init::{Init, normal, uniform};
+pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
+pub use optim::{AdamW, AdamWConfig};
+pub use state::{Array, StateDict, load_state, state_dict};
+pub use text::{TEXT_DIM, embed_text};
+pub use train::{StepReport, TrainConfig, Training, train};
+pub use transformer::{Block, BlockConfig, timestep_embedding};
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+/// A float tensor from row-major values.
+///
+/// # Panics
+/// If `values` does not fill `shape`: that is a bug of the caller, who checks its inputs at the border.
+pub fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// The values of a float tensor, row-major.
+///
+/// # Errors
+/// If the device fails to hand the data over.
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, NnError> {
+    tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|source| NnError::Device { what: "reading a tensor", message: source.to_string() })
+}

@@ -1,0 +1,2 @@
+//! world2act
+fn main() {}
