@@ -102,10 +102,9 @@ impl Episode {
     pub fn len(&self) -> usize {
         if let Some(camera) = self.cameras.first() {
             camera.frames()
-        } else if self.action_dim > 0 {
-            self.actions.len() / self.action_dim
         } else {
-            self.proprio.len().checked_div(self.proprio_dim).unwrap_or(0)
+            let steps_by_action = self.actions.len().checked_div(self.action_dim);
+            steps_by_action.or_else(|| self.proprio.len().checked_div(self.proprio_dim)).unwrap_or(0)
         }
     }
 

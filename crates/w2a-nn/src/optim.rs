@@ -21,7 +21,7 @@ pub struct AdamWConfig {
     pub beta2: f32,
     /// Added to the root of the second moment.
     pub eps: f32,
-    /// Decoupled weight decay; applied to tensors of two or more dimensions only.
+    /// Decoupled weight decay, applied to every parameter as PyTorch does.
     pub weight_decay: f32,
     /// Gradients are scaled down to this global L2 norm; 0 switches clipping off.
     pub clip_norm: f32,
@@ -98,7 +98,7 @@ impl AdamW {
         let correction2 = (1.0 - f64::from(beta2).powi(self.step as i32)).sqrt();
         let step_size = (f64::from(lr) / correction1) as f32;
         let inverse_root = (1.0 / correction2) as f32;
-        let keep = 1.0 - lr * if shape.len() > 1 { weight_decay } else { 0.0 };
+        let keep = 1.0 - lr * weight_decay;
         const BLOCK: usize = 1 << 14;
         weights
             .par_chunks_mut(BLOCK)

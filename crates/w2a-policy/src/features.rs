@@ -73,11 +73,12 @@ pub struct VisionTrunk {
 }
 
 impl VisionTrunk {
-    /// A fresh trunk whose features are modulated by a condition of width `condition`.
-    pub fn new(config: &VisionConfig, condition: usize, init: &mut Init) -> Self {
+    /// A fresh trunk for `frames` images at once (their patches concatenated), whose features are modulated by a condition
+    /// of width `condition`.
+    pub fn new(config: &VisionConfig, frames: usize, condition: usize, init: &mut Init) -> Self {
         let VisionConfig { patch, channels, keypoints } = *config;
         Self {
-            embed: Linear::new(patch * patch * 3, channels, init),
+            embed: Linear::new(patch * patch * 3 * frames, channels, init),
             conv: Conv2d::new(channels, 64, 3, 2, 1, init),
             film: Linear::new(condition, 128, init),
             keypoints: Linear::new(64, keypoints, init),

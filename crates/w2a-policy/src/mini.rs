@@ -47,7 +47,7 @@ impl PolicyNet {
         let hidden = config.hidden;
         let features = cameras * VisionTrunk::width(&config.vision) + 64 + 64;
         Self {
-            trunks: (0..cameras).map(|_| VisionTrunk::new(&config.vision, TEXT_DIM, init)).collect(),
+            trunks: (0..cameras).map(|_| VisionTrunk::new(&config.vision, 1, TEXT_DIM, init)).collect(),
             text: Linear::new(TEXT_DIM, 64, init),
             proprio: Linear::new(proprio, 64, init),
             hidden1: Linear::new(features, hidden, init),

@@ -1,1 +1,20 @@
-//! w2a-posttrain
+//! Stage 2: a residual policy in the shared space, trained towards what the world model imagined (paper, section 3.3); and
+//! the baselines it is compared with.
+
+mod control;
+mod dreamgen;
+mod gain;
+mod idm;
+mod objective;
+mod residual;
+mod rollout;
+mod train;
+
+pub use control::{Controller, Decision, Decoding, PolicyControl, ResidualControl, normalise};
+pub use dreamgen::{interpolate, pseudo_episodes};
+pub use gain::{GainChoice, choose_gain, executed_distance};
+pub use idm::{Idm, IdmConfig, IdmNet, train_idm};
+pub use objective::{Objective, ObjectiveConfig};
+pub use residual::{ResidualBatch, ResidualConfig, ResidualNet};
+pub use rollout::{Record, Rollout, rollout};
+pub use train::{Frozen, PosttrainConfig, Target, train_residual};

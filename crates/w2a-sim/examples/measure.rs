@@ -22,7 +22,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 recordings.iter().filter(|recording| !recording.success).map(|r| r.episode.source.as_str()).collect();
             let (low, high) = wilson(recordings.len() - failed.len(), recordings.len());
             let rate = 100.0 * (recordings.len() - failed.len()) as f64 / recordings.len() as f64;
-            println!("{:24} {rate:5.1} % [{low:.1}, {high:.1}]  failed: {}", info.name, failed.join(" "));
+            let inside = scenes.iter().filter(|scene| scene.in_support()).count();
+            let name = info.name;
+            println!(
+                "{name:24} {rate:5.1} % [{low:.1}, {high:.1}]  in support {inside:3}  failed: {}",
+                failed.join(" ")
+            );
         }
     }
     println!("speed on one core, both images, random actions");

@@ -132,8 +132,9 @@ fn program(goal: Goal) -> Vec<Phase> {
             let basket = pairs.iter().filter(|(_, thing)| *thing == "basket").count();
             let mut phases = Vec::new();
             for (index, &(block, thing)) in pairs.iter().enumerate() {
-                // Two blocks in one basket lie side by side.
-                let offset = if basket > 1 { [0.0, 0.032 * (2.0 * index as f32 - 1.0)] } else { [0.0; 2] };
+                // Two blocks in one basket go to opposite corners: a dropped block may slide two centimetres.
+                let side = 2.0 * index as f32 - 1.0;
+                let offset = if basket > 1 { [0.026 * side, 0.034 * side] } else { [0.0; 2] };
                 phases.extend(pick_and_place(block, thing, offset, release_height(thing), 0.0));
             }
             phases

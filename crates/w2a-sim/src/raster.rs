@@ -81,7 +81,7 @@ impl Canvas {
     pub(crate) fn brick(&mut self, brick: &Brick, body: &Pose) {
         let pose = *body * brick.pose;
         let corners = corners(brick.half).map(|corner| pose.transform_point(corner));
-        for axis in 0..3 {
+        for (axis, faces) in FACES.iter().enumerate() {
             let direction = pose.rotation * Vector::AXES[axis];
             let half = brick.half[axis];
             let side = (self.lens.eye - pose.translation).dot(direction);
@@ -90,7 +90,7 @@ impl Canvas {
                 continue;
             }
             let normal = direction * side.signum();
-            let face = FACES[axis][usize::from(side > 0.0)].map(|index| corners[index]);
+            let face = faces[usize::from(side > 0.0)].map(|index| corners[index]);
             let light = 0.62 + 0.38 * normal.dot(TO_LIGHT).max(0.0) - 0.12 * (-normal.z).max(0.0);
             self.polygon(&face, Ink::Solid(brick.colour.map(|value| (f32::from(value) * light) as u8)));
         }

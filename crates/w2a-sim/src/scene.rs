@@ -189,6 +189,17 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_read_is_what_was_written(
+            text in "(object|spatial|goal|long|x)?/[0-9]{0,3}/(train|eval|tune)?/(narrow|full)?/[0-9]{0,11}/?|.*",
+        ) {
+            if let Ok(scene) = text.parse::<Scene>() {
+                proptest::prop_assert_eq!(scene.to_string(), text);
+            }
+        }
+    }
+
     #[test]
     fn hostile_ids_are_refused() {
         let long = "object/".repeat(100_000);

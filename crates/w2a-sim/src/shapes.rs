@@ -84,7 +84,7 @@ pub(crate) fn bricks(kind: Kind) -> Vec<Brick> {
         Kind::Bowl => {
             let colour = [128, 84, 176];
             let mut bricks = ring(0.048, 0.036, 0.002, 0.003, 0.30, colour);
-            bricks.extend(disc(0.038, 0.003, [104, 66, 148]));
+            bricks.extend(disc(0.042, 0.003, [104, 66, 148]));
             bricks
         }
         Kind::Plate => {

@@ -40,7 +40,7 @@ impl View {
     fn lens(self, world: &World) -> Lens {
         match self {
             Self::Agent => {
-                Lens::look_at(Vector::new(-0.02, -0.46, 0.62), Vector::new(-0.02, 0.005, 0.03), Vector::Z, 0.385)
+                Lens::look_at(Vector::new(-0.02, -0.46, 0.62), Vector::new(-0.02, 0.015, 0.03), Vector::Z, 0.395)
             }
             Self::Wrist => {
                 let palm = world.palm_pose();

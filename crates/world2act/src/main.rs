@@ -1,2 +1,54 @@
-//! world2act
-fn main() {}
+//! `world2act`: arguments become one resolved request, the request one library call, its result an exit code.
+
+mod args;
+mod doctor;
+#[cfg(test)]
+mod documents;
+mod failure;
+mod resolve;
+mod settings;
+
+use std::io::{ErrorKind, Write};
+use std::process::ExitCode;
+
+use args::Action;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    failure::report_panics_as_bugs();
+    // A panic is ours: without this it would end with 101, which the help does not mention.
+    match std::panic::catch_unwind(run) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => failure.report(),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    match args::parse(std::env::args_os())? {
+        Action::Doctor => print(&doctor::report()),
+        Action::Config(layers) => print(&resolve::printed_config(&layers)?),
+        Action::Run(asked) => {
+            let (request, notes) = resolve::request(&asked)?;
+            for note in notes {
+                // A note that cannot be shown is no reason to stop a run.
+                let _ = writeln!(std::io::stderr(), "note: {note}");
+            }
+            let outcome = w2a_pipeline::run(&request)?;
+            let summary = outcome.summary.trim_end();
+            match outcome.report {
+                Some(report) => print(&format!("{summary}\n\nReport: {}\n", report.display())),
+                None => print(&format!("{summary}\n")),
+            }
+        }
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `world2act config | head` closes the pipe early; nothing went wrong.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
+    }
+}

@@ -1,7 +1,12 @@
 //! LeRobot datasets, versions 2.1 and 3.0, with the images inside the parquet files (no video codec needed).
 //!
 //! [`DatasetWriter`] streams episodes into a folder that appears only when it is complete; [`Dataset`] reads and checks
-//! the metadata when opened and decodes episodes one at a time. `docs/formats.md` describes both layouts.
+//! the metadata when opened and decodes episodes one at a time.
+//!
+//! What is written beyond LeRobot's own fields, which LeRobot leaves alone: per episode a `source` (where it came from)
+//! and a `checksum` (of all its contents, verified on reading), in `meta/episodes.jsonl` or the table of episodes.
+//! Read are images as PNG in `struct {bytes, path}`, numbers as `float` or `double`, and files that are uncompressed or
+//! compressed with snappy; features kept as video files are refused.
 
 mod checksum;
 mod error;

@@ -417,8 +417,8 @@ impl Table {
 
 /// Runs a step of the parquet library on untrusted bytes.
 ///
-/// The library turns most damage into errors but still asserts in places (a page whose levels disagree with its
-/// values, for one); a damaged file must never end the process, so a panic inside it becomes an error too.
+/// The library turns most damage into errors but still asserts in places (that a dictionary came before the pages
+/// that use it, for one); a damaged file must never end the process, so a panic inside it becomes an error too.
 fn guarded<R>(
     operation: &'static str,
     path: &Path,

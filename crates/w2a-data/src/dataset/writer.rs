@@ -24,7 +24,7 @@ const DATA_V30: &str = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parqu
 const EPISODES_V30: &str = "meta/episodes/chunk-000/file-000.parquet";
 /// Files per chunk folder, LeRobot's default.
 const CHUNK_FILES: u64 = 1000;
-/// A data file of version 3.0 is closed once it is this large; LeRobot's default, in MiB.
+/// LeRobot's default for the size of a data file of version 3.0, in MiB.
 const DATA_FILE_MIB: u64 = 100;
 /// Rows of the table of episodes kept in memory before they are written as one row group.
 const EPISODE_ROWS: usize = 256;
@@ -43,11 +43,13 @@ pub struct DatasetWriter {
     task_of: HashMap<String, usize>,
     episodes: u64,
     frames: u64,
+    data_file_mib: u64,
     sink: Sink,
     failed: bool,
 }
 
 /// What is open while writing, by version.
+#[expect(clippy::large_enum_variant, reason = "there is one per writer")]
 enum Sink {
     V21 { episodes: JsonLines, stats: JsonLines },
     V30 { data: Option<TableWriter>, next_file: u64, table: Option<TableWriter>, rows: Vec<EpisodeRow> },
@@ -87,9 +89,17 @@ impl DatasetWriter {
             task_of: HashMap::new(),
             episodes: 0,
             frames: 0,
+            data_file_mib: DATA_FILE_MIB,
             sink,
             failed: false,
         })
+    }
+
+    /// Closes a data file of version 3.0 once it holds `mib` MiB (at least 1; 100 unless said); version 2.1 has a file
+    /// per episode.
+    pub fn with_data_file_mib(mut self, mib: u64) -> Self {
+        self.data_file_mib = mib.clamp(1, 1 << 20);
+        self
     }
 
     /// Number of episodes so far.
@@ -208,7 +218,7 @@ impl DatasetWriter {
                 stats.push(&json!({ "episode_index": index, "stats": json_of(&measured) }))?;
             }
             Sink::V30 { data, next_file, table, rows } => {
-                if data.as_ref().is_some_and(|data| data.bytes_written() >= DATA_FILE_MIB << 20) {
+                if data.as_ref().is_some_and(|data| data.bytes_written() >= self.data_file_mib << 20) {
                     data.take().map_or(Ok(()), TableWriter::finish)?;
                 }
                 let open = match data {
@@ -294,7 +304,7 @@ impl DatasetWriter {
                 info["data_path"] = json!(DATA_V21);
             }
             Version::V30 => {
-                info["data_files_size_in_mb"] = json!(DATA_FILE_MIB);
+                info["data_files_size_in_mb"] = json!(self.data_file_mib);
                 info["video_files_size_in_mb"] = json!(200);
                 info["data_path"] = json!(DATA_V30);
             }

@@ -1,0 +1,230 @@
+//! Stage 1 training.
+
+use burn::tensor::{Device, Tensor};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use w2a_nn::{Init, NnError, StepReport, TrainConfig, Training, tensor, train};
+
+use crate::losses::{info_nce, similarity};
+use crate::{AdapterConfig, Adapters, LossConfig, Similarity};
+
+/// Everything stage 1 is configured with.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlignConfig {
+    /// The networks.
+    pub adapter: AdapterConfig,
+    /// The loss.
+    pub loss: LossConfig,
+    /// Share of a trajectory's negatives that come from its own task.
+    pub hard_negatives: f32,
+    /// Whether windows start at every control step (true) or at chunk boundaries only (false, the paper's).
+    pub sliding_windows: bool,
+    /// The training; `batch` counts trajectories.
+    pub train: TrainConfig,
+}
+
+impl Default for AlignConfig {
+    fn default() -> Self {
+        let train = TrainConfig { steps: 1500, batch: 16, lr: 1e-3, checkpoint_every: 500, ..TrainConfig::default() };
+        Self {
+            adapter: AdapterConfig::default(),
+            loss: LossConfig::default(),
+            hard_negatives: 0.25,
+            sliding_windows: true,
+            train,
+        }
+    }
+}
+
+/// A labelled demonstration, encoded: one latent and one action chunk per time step.
+#[derive(Clone, Debug)]
+pub struct AlignedEpisode {
+    /// Which task it shows; demonstrations of one task are each other's hard negatives.
+    pub task: usize,
+    /// Normalised latents `V_1..V_T`, `[T, C, H, W]`.
+    pub latents: Vec<f32>,
+    /// Normalised action chunks, `[T, M·A]`.
+    pub actions: Vec<f32>,
+}
+
+/// Trains the adapters. `variants[i]` holds the same demonstration at different starting steps (one entry without sliding
+/// windows); each update draws one of them.
+///
+/// # Errors
+/// Episodes of unequal lengths (latents against actions, or between episodes), fewer than two episodes, divergence, or a
+/// failing disk.
+pub fn train_adapters(
+    config: &AlignConfig,
+    training: &Training,
+    latent: [usize; 3],
+    chunk: usize,
+    variants: &[Vec<AlignedEpisode>],
+    device: &Device,
+    on_step: impl FnMut(&StepReport),
+) -> Result<Adapters, NnError> {
+    let chunks = check(variants, latent, chunk)?;
+    let device = device.clone().autodiff();
+    let mut stream = w2a_data::stream(training.seed, &format!("init/{}", training.name));
+    let net = Adapters::new(&config.adapter, latent, chunk, &mut Init { rng: &mut stream, device: &device });
+    let tasks = by_task(variants);
+    let batch = training.config.batch;
+    let [channels, height, width] = latent;
+    let loss = |net: &Adapters, _: usize, rng: &mut ChaCha8Rng| {
+        let (mut latents, mut actions) = (Vec::new(), Vec::new());
+        for index in draw_batch(&tasks, batch, config.hard_negatives, rng) {
+            let episode = &variants[index][rng.random_range(0..variants[index].len())];
+            latents.extend_from_slice(&episode.latents);
+            actions.extend_from_slice(&episode.actions);
+        }
+        let rows = batch * chunks;
+        let actions: Tensor<2> = tensor(actions, [rows, chunk], &device);
+        let z_v = net.video(tensor(latents, [rows, channels, height, width], &device));
+        let z_a = net.action(actions.clone());
+        let weights = &config.loss;
+        let reconstruction = (net.decode(z_a.clone()) - actions.clone()).square().mean();
+        let paired = |z: &Tensor<2>| z.clone().reshape([batch, chunks, net.dim()]);
+        let s = similarity(weights.similarity, paired(&z_v), paired(&z_a));
+        let v2a = info_nce(s.clone(), weights.temperature);
+        let a2v = info_nce(s.transpose(), weights.temperature);
+        let mut total = reconstruction.clone() * weights.reconstruction
+            + v2a.clone() * weights.video_to_action
+            + a2v.clone() * weights.action_to_video;
+        let mut parts = vec![("reconstruction", reconstruction), ("video_to_action", v2a), ("action_to_video", a2v)];
+        if weights.all_chunks > 0.0 {
+            let single = |z: &Tensor<2>| z.clone().reshape([rows, 1, net.dim()]);
+            let s = similarity(Similarity::Chunk, single(&z_v), single(&z_a));
+            let both = info_nce(s.clone(), weights.temperature) + info_nce(s.transpose(), weights.temperature);
+            total = total + both.clone() * weights.all_chunks;
+            parts.push(("all_chunks", both));
+        }
+        if weights.cross_reconstruction > 0.0 {
+            let cross = (net.decode(z_v) - actions).square().mean();
+            total = total + cross.clone() * weights.cross_reconstruction;
+            parts.push(("cross_reconstruction", cross));
+        }
+        Ok((total, parts))
+    };
+    train(net, training, loss, on_step)
+}
+
+fn check(variants: &[Vec<AlignedEpisode>], latent: [usize; 3], chunk: usize) -> Result<usize, NnError> {
+    let input =
+        |expected: String, got: String| NnError::Input { what: "demonstrations of stage 1".into(), expected, got };
+    if variants.len() < 2 {
+        return Err(input("at least two (one has no negatives)".into(), variants.len().to_string()));
+    }
+    let len = latent.iter().product::<usize>();
+    let chunks = variants[0].first().map_or(0, |episode| episode.actions.len() / chunk);
+    for (index, episode) in variants.iter().enumerate().flat_map(|(index, all)| all.iter().map(move |one| (index, one)))
+    {
+        let (got_v, got_a) = (episode.latents.len(), episode.actions.len());
+        if chunks == 0 || got_v != chunks * len || got_a != chunks * chunk {
+            return Err(input(
+                format!("{chunks} chunks of {len} latent and {chunk} action values in each"),
+                format!("{got_v} latent and {got_a} action values in demonstration {index}"),
+            ));
+        }
+    }
+    if variants.iter().any(Vec::is_empty) {
+        return Err(input("at least one window per demonstration".into(), "none".into()));
+    }
+    Ok(chunks)
+}
+
+fn by_task(variants: &[Vec<AlignedEpisode>]) -> Vec<Vec<usize>> {
+    let mut tasks: std::collections::BTreeMap<usize, Vec<usize>> = std::collections::BTreeMap::new();
+    for (index, all) in variants.iter().enumerate() {
+        tasks.entry(all[0].task).or_default().push(index);
+    }
+    tasks.into_values().collect()
+}
+
+/// Draws `batch` demonstrations in groups of one task, sized so that about `hard` of each one's negatives are of its own
+/// task. With a single task all negatives are hard; a task with too few demonstrations repeats them only when it must.
+fn draw_batch(tasks: &[Vec<usize>], batch: usize, hard: f32, rng: &mut ChaCha8Rng) -> Vec<usize> {
+    let group = 1 + (hard * batch.saturating_sub(1) as f32).round() as usize;
+    let mut out = Vec::with_capacity(batch);
+    let mut order: Vec<usize> = Vec::new();
+    while out.len() < batch {
+        if order.is_empty() {
+            order = (0..tasks.len()).collect();
+        }
+        let task = &tasks[order.swap_remove(rng.random_range(0..order.len()))];
+        let mut left = task.clone();
+        for _ in 0..group.min(batch - out.len()) {
+            if left.is_empty() {
+                left = task.clone();
+            }
+            out.push(left.swap_remove(rng.random_range(0..left.len())));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AlignConfig, AlignedEpisode, draw_batch, train_adapters};
+    use crate::{FrozenAdapters, diagnose};
+    use burn::tensor::Device;
+    use w2a_nn::{TrainConfig, Training, normal};
+
+    /// Latents that show the action: two channels of a 4x4 map carry its two values.
+    fn episode(index: u64) -> AlignedEpisode {
+        let actions = normal(&mut w2a_data::stream(index, "actions"), 3 * 2);
+        let latents = actions.iter().flat_map(|&value| [value; 16]).collect();
+        AlignedEpisode { task: index as usize % 3, latents, actions }
+    }
+
+    #[test]
+    fn adapters_align_unseen_pairs() {
+        let variants: Vec<Vec<AlignedEpisode>> = (0..60).map(|index| vec![episode(index)]).collect();
+        let train = TrainConfig { steps: 150, batch: 12, lr: 3e-3, warmup: 5, ..Default::default() };
+        let training = Training { name: "align", dir: None, seed: 0, config: &train, depends: serde_json::Value::Null };
+        let net = train_adapters(&AlignConfig::default(), &training, [2, 4, 4], 2, &variants, &Device::flex(), |_| {})
+            .unwrap();
+        let frozen = FrozenAdapters::new(net, [2, 4, 4], 2, &Device::flex());
+        let (mut z_v, mut z_a) = (Vec::new(), Vec::new());
+        for index in 100..120 {
+            let unseen = episode(index);
+            z_v.extend(frozen.video(&unseen.latents).unwrap());
+            z_a.extend(frozen.action(&unseen.actions).unwrap());
+        }
+        let found = diagnose(&z_v, &z_a, 3, frozen.dim());
+        assert!(found.cosine > 0.7 && found.retrieval > 0.8, "{found:?}");
+        assert!(frozen.action(&[0.0; 3]).is_err());
+    }
+
+    #[test]
+    fn lengths_that_differ_and_a_single_demonstration_are_errors() {
+        let train = TrainConfig::default();
+        let training = Training { name: "align", dir: None, seed: 0, config: &train, depends: serde_json::Value::Null };
+        let run = |variants: &[Vec<AlignedEpisode>]| {
+            let config = AlignConfig::default();
+            train_adapters(&config, &training, [2, 4, 4], 2, variants, &Device::flex(), |_| {}).unwrap_err().to_string()
+        };
+        assert!(run(&[vec![episode(0)]]).contains("at least two"));
+        let mut short = episode(1);
+        short.latents.truncate(32);
+        assert!(run(&[vec![episode(0)], vec![short]]).contains("demonstration 1"));
+    }
+
+    #[test]
+    fn batches_have_the_asked_share_of_hard_negatives() {
+        let tasks: Vec<Vec<usize>> = (0..8).map(|task| (task * 50..task * 50 + 50).collect()).collect();
+        let mut rng = w2a_data::stream(0, "draw");
+        let (mut same, mut all) = (0, 0);
+        for _ in 0..50 {
+            let batch = draw_batch(&tasks, 16, 0.25, &mut rng);
+            for (i, a) in batch.iter().enumerate() {
+                for (j, b) in batch.iter().enumerate() {
+                    all += usize::from(i != j);
+                    same += usize::from(i != j && a / 50 == b / 50);
+                    assert!(i == j || a != b);
+                }
+            }
+        }
+        let share = same as f32 / all as f32;
+        assert!((0.18..0.32).contains(&share), "{share}");
+    }
+}

@@ -1,0 +1,102 @@
+//! Stage 1 on the labelled demonstrations.
+
+use w2a_align::{AlignedEpisode, Diagnostics, FrozenAdapters, diagnose, train_adapters};
+use w2a_data::{Episode, Normaliser, Remainder};
+use w2a_nn::Checkpoint;
+use w2a_policy::DemonstrationSet;
+use w2a_sim::Scene;
+use w2a_world::{MiniWorld, WorldModel, grid_video};
+
+use crate::PipelineError;
+use crate::context::{Context, depends, model, save_json};
+use crate::data::{NARROW, episodes, task_number};
+use crate::world;
+
+pub(crate) const ADAPTERS: &str = "align";
+
+pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
+    let config = context.config.align.clone();
+    if Checkpoint::new(context.path(ADAPTERS)).step()? < config.train.steps {
+        let set = model(DemonstrationSet::new(episodes(context, NARROW)?))?;
+        let world = world::load(context)?;
+        let offsets = if config.sliding_windows { 0..world.chunk_len() + 1 } else { 0..1 };
+        let mut variants = Vec::with_capacity(set.episodes.len());
+        for (index, episode) in set.episodes.iter().enumerate() {
+            let windows = offsets.clone().map(|offset| window(context, &world, &set.action, episode, offset));
+            variants.push(windows.collect::<Result<Vec<_>, _>>()?);
+            context.progress.tick(index as u64, set.episodes.len() as u64, "encoding demonstrations");
+        }
+        let (latent, chunk) = shapes(&world, &set.action);
+        let upstream = depends(&(&config, &context.config.data, &context.config.world));
+        context.training(ADAPTERS, &config.train, upstream, |context, training, steps| {
+            let progress = &context.progress;
+            model(train_adapters(&config, training, latent, chunk, &variants, &context.device, |report| {
+                steps.step(progress, report);
+            }))
+        })?;
+        let adapters = load(context, &world, &set.action)?;
+        let whole: Vec<&AlignedEpisode> = variants.iter().map(|windows| &windows[0]).collect();
+        save_json(&context.path("align/train_diagnostics.json"), &compare(&adapters, &whole)?)?;
+    }
+    Ok(())
+}
+
+/// Loads the trained adapters.
+pub(crate) fn load(context: &Context, world: &MiniWorld, action: &Normaliser) -> Result<FrozenAdapters, PipelineError> {
+    let (latent, chunk) = shapes(world, action);
+    let config = &context.config.align.adapter;
+    model(FrozenAdapters::load(config, latent, chunk, &context.path(ADAPTERS), &context.device))
+}
+
+fn shapes(world: &MiniWorld, action: &Normaliser) -> ([usize; 3], usize) {
+    let shape = world.latent_shape();
+    ([shape.channels, shape.height, shape.width], world.chunk_len() * action.width())
+}
+
+/// A demonstration from control step `offset` on, encoded; with sliding windows one chunk shorter than the whole, so that
+/// all offsets have the same length.
+fn window(
+    context: &Context,
+    world: &MiniWorld,
+    action: &Normaliser,
+    episode: &Episode,
+    offset: usize,
+) -> Result<AlignedEpisode, PipelineError> {
+    let chunk_len = world.chunk_len();
+    let total = context.config.world.model.flow.chunks;
+    let chunks = if context.config.align.sliding_windows { total - 1 } else { total };
+    let mut part = episode.clone();
+    for camera in &mut part.cameras {
+        camera.rgb.drain(..offset * camera.frame_len());
+    }
+    part.actions.drain(..offset * part.action_dim);
+    let video = model(grid_video(&part, chunk_len, chunks))?;
+    let mut latents = model(world.encode(&[video]))?.remove(0);
+    world.statistics().normalise(&mut latents.data);
+    let mut actions = part
+        .action_chunks(chunk_len, Remainder::HoldLast)
+        .map_err(|error| {
+            PipelineError::Model(w2a_nn::NnError::Input {
+                what: format!("demonstration {:?}", episode.source),
+                expected: format!("actions in chunks of {chunk_len}"),
+                got: error.to_string(),
+            })
+        })?
+        .as_slice()
+        .to_vec();
+    actions.truncate(chunks * chunk_len * part.action_dim);
+    w2a_posttrain::normalise(action, &mut actions)?;
+    let task = episode.source.parse::<Scene>().map_or(0, |scene| task_number(&scene));
+    Ok(AlignedEpisode { task, latents: latents.future().to_vec(), actions })
+}
+
+/// How well the adapters align these demonstrations.
+fn compare(adapters: &FrozenAdapters, episodes: &[&AlignedEpisode]) -> Result<Diagnostics, PipelineError> {
+    let (mut z_v, mut z_a) = (Vec::new(), Vec::new());
+    for episode in episodes {
+        z_v.extend(model(adapters.video(&episode.latents))?);
+        z_a.extend(model(adapters.action(&episode.actions))?);
+    }
+    let chunks = episodes.first().map_or(0, |episode| episode.actions.len() / adapters.chunk());
+    Ok(diagnose(&z_a, &z_v, chunks, adapters.dim()))
+}

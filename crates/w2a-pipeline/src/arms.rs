@@ -1,0 +1,126 @@
+//! The rows of the table: which arms there are, what each is trained on, and how each acts.
+
+use w2a_policy::{DemonstrationSet, PolicyNet};
+use w2a_posttrain::{Decoding, Objective, ObjectiveConfig, interpolate};
+
+use crate::context::{Context, load_json, model};
+use crate::policy::{BASE, CEILING, net};
+use crate::{Config, PipelineError};
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arm {
+    Base,
+    BaseExtra,
+    BaseDecoded,
+    Dreamgen,
+    Regression,
+    Infonce,
+    World2Act,
+    Shuffled,
+    Oracle,
+    WideLabels,
+}
+
+/// What a residual arm is pulled towards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TargetKind {
+    /// Imagined latents of the same scene.
+    Imagined,
+    /// Imagined latents of another scene of the same task.
+    Shuffled,
+    /// Latents of real expert video of the same scene.
+    Expert,
+}
+
+impl Arm {
+    pub const ALL: [Self; 10] = [
+        Self::Base,
+        Self::BaseExtra,
+        Self::BaseDecoded,
+        Self::Dreamgen,
+        Self::Regression,
+        Self::Infonce,
+        Self::World2Act,
+        Self::Shuffled,
+        Self::Oracle,
+        Self::WideLabels,
+    ];
+
+    /// Name in tables and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Base => "base",
+            Self::BaseExtra => "base_extra",
+            Self::BaseDecoded => "base_decoded",
+            Self::Dreamgen => "dreamgen",
+            Self::Regression => "regression",
+            Self::Infonce => "w2a_infonce",
+            Self::World2Act => "w2a",
+            Self::Shuffled => "w2a_shuffled",
+            Self::Oracle => "w2a_oracle",
+            Self::WideLabels => "base_wide_labels",
+        }
+    }
+
+    /// How many times it is trained.
+    pub fn seeds(self, config: &Config) -> usize {
+        match self {
+            Self::Base | Self::BaseDecoded | Self::WideLabels => 1,
+            Self::Shuffled | Self::Oracle => config.posttrain.control_seeds,
+            _ => config.posttrain.seeds,
+        }
+    }
+
+    /// Objective and target of a residual arm; `None` for the others.
+    pub fn residual(self, config: &Config) -> Option<(ObjectiveConfig, TargetKind)> {
+        let ours = &config.posttrain.stage2.objective;
+        let named = |objective: Objective| ObjectiveConfig { step_penalty: ours.step_penalty, ..objective.config() };
+        match self {
+            Self::Regression => Some((named(Objective::Regression), TargetKind::Imagined)),
+            Self::Infonce => Some((named(Objective::Infonce), TargetKind::Imagined)),
+            Self::World2Act => Some((ours.clone(), TargetKind::Imagined)),
+            Self::Shuffled => Some((ours.clone(), TargetKind::Shuffled)),
+            Self::Oracle => Some((ours.clone(), TargetKind::Expert)),
+            _ => None,
+        }
+    }
+
+    /// Where a seed's training lives.
+    pub fn folder(self, seed: usize) -> String {
+        format!("posttrain/{}/seed{seed}", self.name())
+    }
+
+    /// The policy network this arm acts with, at the chosen scale if it was fine-tuned.
+    pub fn policy(
+        self,
+        context: &Context,
+        set: &DemonstrationSet,
+        seed: usize,
+        gain: f32,
+    ) -> Result<PolicyNet, PipelineError> {
+        match self {
+            Self::WideLabels => net(context, CEILING, set),
+            Self::BaseExtra | Self::Dreamgen => {
+                let base = net(context, BASE, set)?;
+                model(interpolate(&base, &net(context, &self.folder(seed), set)?, gain))
+            }
+            _ => net(context, BASE, set),
+        }
+    }
+
+    /// How `z` becomes actions in this arm.
+    pub fn decoding(self, config: &Config) -> Decoding {
+        if self == Self::BaseDecoded { Decoding::Plain } else { config.posttrain.stage2.decoding }
+    }
+
+    /// The chosen scale; 1 for arms that have none.
+    pub fn gain(self, context: &Context, seed: usize) -> Result<f32, PipelineError> {
+        if self.residual(&context.config).is_none() && !matches!(self, Self::BaseExtra | Self::Dreamgen) {
+            return Ok(1.0);
+        }
+        let path = context.path(&self.folder(seed)).join("gain.json");
+        let choice: w2a_posttrain::GainChoice = load_json(&path, "posttrain")?;
+        Ok(choice.gain)
+    }
+}

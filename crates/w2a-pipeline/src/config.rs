@@ -1,0 +1,369 @@
+//! Everything a run is configured with, and the three profiles.
+
+use w2a_align::AlignConfig;
+use w2a_nn::TrainConfig;
+use w2a_policy::MiniPolicyConfig;
+use w2a_posttrain::{IdmConfig, PosttrainConfig};
+use w2a_sim::Suite;
+use w2a_world::MiniWorldConfig;
+
+use crate::PipelineError;
+
+/// How much to spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Everything at toy size, under three minutes: shows that it works, not how well.
+    Smoke,
+    /// One suite, one seed, at most twelve minutes on two cores.
+    Quick,
+    /// Several suites and seeds, at most three hours on two cores.
+    Full,
+}
+
+impl Profile {
+    /// All profiles.
+    pub const ALL: [Self; 3] = [Self::Smoke, Self::Quick, Self::Full];
+
+    /// Name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smoke => "smoke",
+            Self::Quick => "quick",
+            Self::Full => "full",
+        }
+    }
+}
+
+impl std::fmt::Display for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Profile {
+    type Err = PipelineError;
+
+    fn from_str(text: &str) -> Result<Self, PipelineError> {
+        Self::ALL.into_iter().find(|profile| profile.name() == text).ok_or_else(|| PipelineError::Config {
+            key: "--profile".into(),
+            expected: "smoke, quick or full".into(),
+            got: format!("{text:?}"),
+        })
+    }
+}
+
+/// The stages of a run, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Demonstrations and videos.
+    Data,
+    /// World model, latents, imagination.
+    World,
+    /// Base policies.
+    Policy,
+    /// Stage 1.
+    Align,
+    /// Stage 2 and the baselines.
+    Posttrain,
+    /// Evaluation.
+    Eval,
+    /// The report.
+    Report,
+}
+
+impl Stage {
+    /// All stages in order.
+    pub const ALL: [Self; 7] =
+        [Self::Data, Self::World, Self::Policy, Self::Align, Self::Posttrain, Self::Eval, Self::Report];
+
+    /// Name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::World => "world",
+            Self::Policy => "policy",
+            Self::Align => "align",
+            Self::Posttrain => "posttrain",
+            Self::Eval => "eval",
+            Self::Report => "report",
+        }
+    }
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Drives every random stream of the run.
+    pub seed: u64,
+    /// Worker threads of the simulator and the CPU backend.
+    pub threads: usize,
+    /// Where models train and run: `cpu`.
+    pub device: String,
+    /// Demonstrations and videos.
+    pub data: DataSection,
+    /// The world model.
+    pub world: WorldSection,
+    /// The base policies.
+    pub policy: PolicySection,
+    /// Stage 1.
+    pub align: AlignSection,
+    /// Stage 2 and the baselines.
+    pub posttrain: PosttrainSection,
+    /// Evaluation.
+    pub eval: EvalSection,
+}
+
+/// Demonstrations and videos. All counts are per task.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataSection {
+    /// Suites that take part: `object`, `spatial`, `goal` (not `long`: its episodes have another length).
+    pub suites: Vec<String>,
+    /// Demonstrations with actions, from the narrow range of scenes.
+    pub labelled: usize,
+    /// Action-free videos, from the full range of scenes.
+    pub videos: usize,
+    /// Post-training scenes, full range.
+    pub posttrain_scenes: usize,
+    /// Held-out post-training scenes on which gains are chosen, full range.
+    pub tune_scenes: usize,
+    /// Format of the datasets on disk: `v2.1` or `v3.0`.
+    pub lerobot_version: String,
+}
+
+/// The world model.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorldSection {
+    /// Sizes.
+    pub model: MiniWorldConfig,
+    /// Videos that the autoencoder is trained on (a subset bounds the memory).
+    pub autoencoder_videos: usize,
+    /// Training of the autoencoder.
+    pub autoencoder_train: TrainConfig,
+    /// Training of the latent video model.
+    pub flow_train: TrainConfig,
+}
+
+/// The base policies.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PolicySection {
+    /// Sizes.
+    pub model: MiniPolicyConfig,
+    /// Training; the base on narrow labels and the ceiling on wide labels alike.
+    pub train: TrainConfig,
+    /// Fine-tuning of the `base_extra` and `dreamgen` arms.
+    pub fine_tune: TrainConfig,
+}
+
+/// Stage 1.
+pub type AlignSection = AlignConfig;
+
+/// Stage 2 and the baselines.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PosttrainSection {
+    /// Stage 2 of the headline arm; the other residual arms differ in their objective or targets only.
+    pub stage2: PosttrainConfig,
+    /// Scales among which the label-free rule chooses, for every trained arm.
+    pub gains: Vec<f32>,
+    /// Stage-2 seeds of the arms `w2a`, `w2a_infonce`, `regression`, `dreamgen` and `base_extra`.
+    pub seeds: usize,
+    /// Stage-2 seeds of the controls `w2a_shuffled` and `w2a_oracle`.
+    pub control_seeds: usize,
+    /// The inverse dynamics model.
+    pub idm: IdmConfig,
+    /// Its training.
+    pub idm_train: TrainConfig,
+    /// Imagined videos that DreamGen imitates (all post-training scenes if fewer).
+    pub dreamgen_videos: usize,
+}
+
+/// Evaluation.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalSection {
+    /// Scenes per task, full range.
+    pub scenes: usize,
+    /// Scenes per task of the narrow range, on which only the base policies are evaluated (their score without shift).
+    pub narrow_scenes: usize,
+    /// Environments that run side by side.
+    pub batch: usize,
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Config::profile(Profile::Quick).data
+    }
+}
+
+impl Default for WorldSection {
+    fn default() -> Self {
+        Config::profile(Profile::Quick).world
+    }
+}
+
+impl Default for PolicySection {
+    fn default() -> Self {
+        Config::profile(Profile::Quick).policy
+    }
+}
+
+impl Default for PosttrainSection {
+    fn default() -> Self {
+        Config::profile(Profile::Quick).posttrain
+    }
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Config::profile(Profile::Quick).eval
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::profile(Profile::Quick)
+    }
+}
+
+impl Config {
+    /// The configuration of a profile.
+    pub fn profile(profile: Profile) -> Self {
+        let pick = |smoke: usize, quick: usize, full: usize| match profile {
+            Profile::Smoke => smoke,
+            Profile::Quick => quick,
+            Profile::Full => full,
+        };
+        let train = |steps: usize, batch: usize, lr: f32| TrainConfig {
+            steps,
+            batch,
+            lr,
+            warmup: (steps / 20).clamp(5, 100),
+            checkpoint_every: (steps / 8).max(25),
+            ..TrainConfig::default()
+        };
+        let suites: &[&str] = if profile == Profile::Full { &["object", "spatial", "goal"] } else { &["object"] };
+        let mut model = MiniWorldConfig::default();
+        let mut policy = MiniPolicyConfig::default();
+        if profile == Profile::Smoke {
+            model.autoencoder.hidden = 64;
+            model.flow = w2a_world::FlowConfig { width: 96, depth: 2, hidden: 192, sampling_steps: 4, ..model.flow };
+            policy.hidden = 96;
+        }
+        Self {
+            seed: 0,
+            threads: 2,
+            device: "cpu".into(),
+            data: DataSection {
+                suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
+                labelled: pick(6, 50, 100),
+                videos: pick(12, 200, 400),
+                posttrain_scenes: pick(8, 64, 100),
+                tune_scenes: pick(2, 16, 24),
+                lerobot_version: "v3.0".into(),
+            },
+            world: WorldSection {
+                model,
+                autoencoder_videos: pick(16, 200, 400),
+                autoencoder_train: train(pick(40, 300, 1500), 48, 2e-3),
+                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1200, 12_000), pick(8, 16, 32), 1e-3) },
+            },
+            policy: PolicySection {
+                model: policy,
+                train: TrainConfig { ema: 0.998, ..train(pick(40, 1500, 8000), 64, 1e-3) },
+                fine_tune: TrainConfig { ema: 0.99, ..train(pick(20, 400, 1500), 64, 3e-4) },
+            },
+            align: AlignConfig { train: train(pick(40, 800, 3000), 16, 1e-3), ..AlignConfig::default() },
+            posttrain: PosttrainSection {
+                stage2: PosttrainConfig {
+                    rounds: pick(2, 4, 6),
+                    scenes_per_round: pick(8, 96, 192),
+                    updates_per_round: pick(10, 80, 150),
+                    ..PosttrainConfig::default()
+                },
+                gains: vec![0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0],
+                seeds: pick(1, 1, 5),
+                control_seeds: pick(1, 1, 2),
+                idm: IdmConfig::default(),
+                idm_train: train(pick(30, 400, 2000), 64, 1e-3),
+                dreamgen_videos: pick(8, 128, 400),
+            },
+            eval: EvalSection { scenes: pick(4, 50, 60), narrow_scenes: pick(2, 25, 30), batch: 50 },
+        }
+    }
+
+    /// The suites that take part.
+    pub(crate) fn suites(&self) -> Result<Vec<Suite>, PipelineError> {
+        let known: Vec<Suite> = Suite::ALL.iter().copied().filter(|suite| *suite != Suite::Long).collect();
+        self.data
+            .suites
+            .iter()
+            .map(|name| {
+                known.iter().copied().find(|suite| suite.name() == name).ok_or_else(|| PipelineError::Config {
+                    key: "data.suites".into(),
+                    expected: format!("some of {:?}", known.iter().map(|suite| suite.name()).collect::<Vec<_>>()),
+                    got: format!("{name:?}"),
+                })
+            })
+            .collect()
+    }
+
+    /// Checks what can be checked before anything is touched.
+    ///
+    /// # Errors
+    /// [`PipelineError::Config`] naming the field.
+    pub fn validate(&self) -> Result<(), PipelineError> {
+        let fail = |key: &str, expected: &str, got: String| {
+            Err(PipelineError::Config { key: key.into(), expected: expected.into(), got })
+        };
+        if self.suites()?.is_empty() {
+            return fail("data.suites", "at least one suite", "none".into());
+        }
+        if self.threads == 0 {
+            return fail("threads", "at least 1", "0".into());
+        }
+        if self.device != "cpu" {
+            return fail("device", "cpu (the only backend of this build)", format!("{:?}", self.device));
+        }
+        if w2a_data::Version::from_name(&self.data.lerobot_version).is_none() {
+            return fail("data.lerobot_version", "v2.1 or v3.0", format!("{:?}", self.data.lerobot_version));
+        }
+        let counts = [
+            ("data.labelled", self.data.labelled, 2),
+            ("data.videos", self.data.videos, 2),
+            ("data.posttrain_scenes", self.data.posttrain_scenes, 2),
+            ("data.tune_scenes", self.data.tune_scenes, 1),
+            ("world.autoencoder_videos", self.world.autoencoder_videos, 1),
+            ("posttrain.seeds", self.posttrain.seeds, 1),
+            ("posttrain.control_seeds", self.posttrain.control_seeds, 1),
+            ("posttrain.dreamgen_videos", self.posttrain.dreamgen_videos, 1),
+            ("posttrain.stage2.rounds", self.posttrain.stage2.rounds, 1),
+            ("posttrain.stage2.updates_per_round", self.posttrain.stage2.updates_per_round, 1),
+            ("posttrain.stage2.scenes_per_round", self.posttrain.stage2.scenes_per_round, 2),
+            ("eval.scenes", self.eval.scenes, 1),
+            ("eval.narrow_scenes", self.eval.narrow_scenes, 1),
+            ("eval.batch", self.eval.batch, 1),
+        ];
+        for (key, value, least) in counts {
+            if value < least {
+                return fail(key, &format!("at least {least}"), value.to_string());
+            }
+        }
+        if self.posttrain.gains.is_empty() || self.posttrain.gains.iter().any(|gain| !gain.is_finite() || *gain < 0.0) {
+            return fail(
+                "posttrain.gains",
+                "at least one finite number, none negative",
+                format!("{:?}", self.posttrain.gains),
+            );
+        }
+        let chunk = self.world.model.autoencoder.frames;
+        if self.policy.model.horizon < chunk {
+            let expected = format!("at least world.model.autoencoder.frames = {chunk}");
+            return fail("policy.model.horizon", &expected, self.policy.model.horizon.to_string());
+        }
+        Ok(())
+    }
+}

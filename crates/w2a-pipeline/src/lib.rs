@@ -1,0 +1,86 @@
+//! The embedded benchmark from end to end: demonstrations, world model, policy, stages 1 and 2, baselines, evaluation,
+//! report. Each stage writes what the next one reads into the run's folder, so a run that was killed continues where it
+//! was.
+
+mod align;
+mod arms;
+mod config;
+mod context;
+mod data;
+mod error;
+mod eval;
+mod policy;
+mod posttrain;
+mod report;
+mod world;
+
+use std::path::{Path, PathBuf};
+
+pub use config::{
+    AlignSection, Config, DataSection, EvalSection, PolicySection, PosttrainSection, Profile, Stage, WorldSection,
+};
+pub use error::PipelineError;
+
+use context::Context;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The configuration.
+    pub config: Config,
+    /// Folder of the run.
+    pub out: PathBuf,
+    /// Whether to continue an existing run.
+    pub resume: bool,
+    /// The last stage to run; earlier ones run first where they are not done.
+    pub until: Stage,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// A few lines for the terminal.
+    pub summary: String,
+    /// The report, if that stage ran.
+    pub report: Option<PathBuf>,
+}
+
+/// Runs every stage up to `request.until` that is not done yet.
+///
+/// # Errors
+/// An invalid configuration, an existing run without `resume`, a changed configuration with it, bad data, a training that
+/// diverges, a full disk. What earlier stages computed stays.
+pub fn run(request: &Request) -> Result<Outcome, PipelineError> {
+    request.config.validate()?;
+    let mut context = Context::open(request)?;
+    let mut report = None;
+    for stage in Stage::ALL.into_iter().filter(|stage| *stage <= request.until) {
+        context.begin(stage)?;
+        match stage {
+            Stage::Data => data::run(&mut context)?,
+            Stage::World => world::run(&mut context)?,
+            Stage::Policy => policy::run(&mut context)?,
+            Stage::Align => align::run(&mut context)?,
+            Stage::Posttrain => posttrain::run(&mut context)?,
+            Stage::Eval => eval::run(&mut context)?,
+            Stage::Report => report = Some(report::run(&mut context)?),
+        }
+        context.end(stage)?;
+    }
+    let summary = report::summary(&context)?;
+    Ok(Outcome { summary, report })
+}
+
+/// The configuration an existing run was started with, as TOML; `None` if there is no run in `out`.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn saved_config(out: &Path) -> Result<Option<String>, PipelineError> {
+    let path = out.join("config.toml");
+    if !path.exists() {
+        return Ok(None);
+    }
+    fs_err::read_to_string(path)
+        .map(Some)
+        .map_err(|source| PipelineError::io("reading the run's configuration", source))
+}

@@ -1,0 +1,45 @@
+//! The base policy on narrow labels, and the ceiling on wide labels.
+
+use burn::module::Module;
+use w2a_nn::{Checkpoint, Init};
+use w2a_policy::{DemonstrationSet, MiniPolicy, PolicyNet, train_policy};
+
+use crate::PipelineError;
+use crate::context::{Context, depends, model};
+use crate::data::{NARROW, WIDE, episodes};
+
+pub(crate) const BASE: &str = "policy/base";
+pub(crate) const CEILING: &str = "policy/base_wide_labels";
+
+pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
+    for (name, dataset) in [(BASE, NARROW), (CEILING, WIDE)] {
+        let config = context.config.policy.clone();
+        if Checkpoint::new(context.path(name)).step()? >= config.train.steps {
+            continue;
+        }
+        let set = model(DemonstrationSet::new(episodes(context, dataset)?))?;
+        let upstream = depends(&(&config.model, &context.config.data));
+        context.training(name, &config.train, upstream, |context, training, steps| {
+            let progress = &context.progress;
+            model(train_policy(&config.model, training, &set, None, &context.device, |report| {
+                steps.step(progress, report)
+            }))
+        })?;
+    }
+    Ok(())
+}
+
+/// The network that a training left under `name`, without gradients.
+pub(crate) fn net(context: &Context, name: &str, set: &DemonstrationSet) -> Result<PolicyNet, PipelineError> {
+    let mut rng = w2a_data::stream(0, "load");
+    let init = &mut Init { rng: &mut rng, device: &context.device };
+    let first = &set.episodes[0];
+    let config = &context.config.policy.model;
+    let net = PolicyNet::new(config, first.cameras.len(), first.proprio_dim, first.action_dim, init);
+    Ok(model(Checkpoint::new(context.path(name)).load(net))?.valid())
+}
+
+/// A frozen policy around a network.
+pub(crate) fn frozen(context: &Context, net: PolicyNet, set: &DemonstrationSet) -> MiniPolicy {
+    MiniPolicy::new(net, set.proprio.clone(), set.action.clone(), &context.device)
+}

@@ -1,0 +1,306 @@
+//! The page a run leaves, and the lines it prints.
+
+use std::path::PathBuf;
+
+use w2a_posttrain::{GainChoice, Record, Rollout};
+use w2a_report::svg::{BarChart, LinePlot, ScatterPlot};
+use w2a_report::{
+    Clip, EvalInfo, Picture, Report, Scenes, StripRow, curve, human_duration, method_label, outcome_sentence,
+    read_metrics, side_by_side, spaced, stats, success_chart, success_table, task_table,
+};
+use w2a_sim::{Range, Scene};
+use w2a_world::{GridVideo, WorldModel};
+
+use crate::PipelineError;
+use crate::arms::Arm;
+use crate::context::{Context, load_json, model};
+use crate::eval::HEADLINE;
+use crate::posttrain::{ImaginationReport, Shared, eval_scenes};
+use crate::world;
+
+const BASE: &str = "base";
+
+pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
+    let info = EvalInfo::load(context.path("eval_info.json"))?;
+    let narrow = EvalInfo::load(context.path("eval_info_narrow.json"))?;
+    let imagination: ImaginationReport = load_json(&context.path("posttrain/imagination.json"), "posttrain")?;
+    let config = &context.config;
+    let report = Report::new("World2Act on the embedded benchmark", &outcome_sentence(&info, BASE))
+        .kicker("Post-training a frozen policy from a world model's imagination, without reward, labels or decoded pixels.")
+        .hero(
+            &success_chart(&info, BASE, Scenes::All, "Success on held-out scenes").render(),
+            "Dot: share of episodes solved. Bar: 95 % interval. Dashed line and band: the frozen base policy and its \
+             interval. Hollow dots are controls and bounds.",
+        )
+        .section("What was done")
+        .prose(&what_was_done(context, &narrow))
+        .note(&paper_note(&info))
+        .section("Results")
+        .plots(&[
+            (success_chart(&info, BASE, Scenes::InSupport, "Where demonstrations lie").render(), ""),
+            (success_chart(&info, BASE, Scenes::OutOfSupport, "Where there are none").render(), ""),
+        ])
+        .table(
+            &success_table(&info, BASE),
+            "Small numbers are 95 % Wilson intervals that count repeated scenes and seeds once. Won / lost: episodes \
+             solved that the base policy failed, and the other way round. p: exact McNemar test by scene.",
+        )
+        .heading("By task")
+        .table(&task_table(&info, &[BASE, "dreamgen", HEADLINE, "base_wide_labels"]), "")
+        .section("Learning")
+        .plots(&learning(context)?)
+        .section("Imagined and executed")
+        .prose(&format!(
+            "On {} scenes nobody trained on, the imagined latents are off by {:.2} (mean squared, normalised; {:.2} if \
+             nothing moved). The inverse dynamics model reads actions off real video with a mean absolute error of {:.3}, \
+             off imagined video with {:.3}.",
+            imagination.scenes,
+            imagination.latent_error,
+            imagination.latent_error_still,
+            imagination.idm_error_real,
+            imagination.idm_error_imagined
+        ));
+    let report = films(context, report)?
+        .section("Choosing the scale without labels")
+        .prose(
+            "Every trained arm has one scale: the gain of the residual step, or the weight of a fine-tuned policy against the \
+             base. It is chosen where the executed video, encoded by the world model, lies nearest to the imagination, on \
+             scenes that serve for nothing else. Success on those scenes is drawn to judge the rule; the rule does not see it.",
+        )
+        .plots(&gain_plots(context)?)
+        .section("Does a higher cosine mean success?")
+        .plot(
+            &cosine_plot(context)?.render(),
+            "One point per round of rollouts while post-training: mean cosine of the bent action chunks to the imagined \
+             latents, and the success of those rollouts.",
+        )
+        .section("How to repeat it")
+        .plot(&durations(context).render(), "Time per stage.")
+        .facts(&facts(context))
+        .folded("Configuration", &toml::to_string(config).unwrap_or_default());
+    let path = context.path("report.html");
+    report.save(&path)?;
+    Ok(path)
+}
+
+/// The lines printed at the end of a run.
+pub(crate) fn summary(context: &Context) -> Result<String, PipelineError> {
+    let path = context.path("eval_info.json");
+    if !path.exists() {
+        return Ok(format!("Written to {}.", context.out.display()));
+    }
+    let info = EvalInfo::load(path)?;
+    let mut out = format!("{}\n\n", outcome_sentence(&info, BASE));
+    out += &format!(
+        "{:<18} {:>8}  {:<15} {:>7} {:>7}  {}\n",
+        "method", "success", "95 %", "inside", "outside", "won/lost"
+    );
+    for (name, method) in info.ordered_methods() {
+        let percent = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.1}"));
+        let interval = method.all.ci95.map_or(String::new(), |[low, high]| format!("[{low:.1}, {high:.1}]"));
+        let paired =
+            method.paired_vs_base.as_ref().map_or(String::new(), |paired| format!("{}/{}", paired.won, paired.lost));
+        out += &format!(
+            "{name:<18} {:>8}  {interval:<15} {:>7} {:>7}  {paired}\n",
+            percent(method.all.pc_success),
+            percent(method.in_support.pc_success),
+            percent(method.out_of_support.pc_success)
+        );
+    }
+    Ok(out)
+}
+
+fn what_was_done(context: &Context, narrow: &EvalInfo) -> String {
+    let data = &context.config.data;
+    let tasks: usize =
+        context.config.suites().map_or(0, |suites| suites.iter().map(|suite| w2a_sim::tasks(*suite).len()).sum());
+    let near = |name: &str| narrow.methods.get(name).and_then(|method| method.all.pc_success).unwrap_or(f64::NAN);
+    format!(
+        "Suites: {}, {tasks} tasks. Labelled demonstrations ({} per task) cover one half of the table; the evaluation covers all \
+         of it. A world model saw {} action-free videos per task of the whole table and imagined how each of {} \
+         post-training scenes per task should unfold; a residual policy was pulled towards what was imagined. The base \
+         policy itself stays frozen.\n\nWithout the shift, on scenes where demonstrations lie, the base policy solves \
+         {:.1} %, and with the residual {:.1} %.",
+        data.suites.join(", "),
+        data.labelled,
+        data.videos,
+        data.posttrain_scenes,
+        near(BASE),
+        near(HEADLINE)
+    )
+}
+
+/// What the paper's own objective did, in words that follow from the numbers.
+fn paper_note(info: &EvalInfo) -> String {
+    let Some(paired) = info.methods.get("w2a_infonce").and_then(|method| method.paired_vs_base.as_ref()) else {
+        return String::new();
+    };
+    let verdict = match (paired.p_value < 0.05, paired.scenes[0] > paired.scenes[1]) {
+        (true, true) => "helped here",
+        (true, false) => "made things worse here",
+        (false, _) => "made no clear difference here",
+    };
+    format!(
+        "**The paper's own objective** (InfoNCE between imagined latents and bent actions) {verdict}: against the base \
+         policy {} episodes won and {} lost, at the scale the label-free rule chose for it.",
+        paired.won, paired.lost
+    )
+}
+
+fn learning(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, PipelineError> {
+    let lines = read_metrics(&context.out)?;
+    let plot = |title: &str, stages: &[(&str, &str)], value: &str| {
+        let mut plot = LinePlot::new(title, "update", value).log_y();
+        for (name, stage) in stages {
+            let points = curve(&lines, stage, value);
+            if !points.is_empty() {
+                plot = plot.series(name, &points);
+            }
+        }
+        plot.render()
+    };
+    let arms = [Arm::World2Act, Arm::Infonce, Arm::Oracle, Arm::Shuffled];
+    let mut cosine = LinePlot::new("Stage 2", "update", "cosine to the target").include_y(0.0, 1.0);
+    for arm in arms {
+        let points: Vec<(f64, f64)> =
+            curve(&lines, &arm.folder(0), "cosine").into_iter().filter(|(step, _)| step.is_finite()).collect();
+        if !points.is_empty() {
+            cosine = cosine.series(method_label(arm.name()), &points);
+        }
+    }
+    Ok(vec![
+        (
+            plot("Video autoencoder", &[("pixels", world::AUTOENCODER)], "pixel_mse"),
+            "Mean squared error of pixels in [-1, 1].",
+        ),
+        (
+            plot("Latent video model", &[("latents", world::FLOW)], "latent_mse"),
+            "Error of the predicted clean latents.",
+        ),
+        (
+            plot(
+                "Policies",
+                &[("narrow labels", crate::policy::BASE), ("wide labels", crate::policy::CEILING)],
+                "loss",
+            ),
+            "Mean absolute error of normalised actions.",
+        ),
+        (
+            plot("Stage 1", &[("video → action", crate::align::ADAPTERS)], "video_to_action"),
+            "InfoNCE over trajectories, in nats.",
+        ),
+        (cosine.render(), "First seed of each arm; every arm's target is its own."),
+    ])
+}
+
+/// Filmstrips and clips of imagined and executed video on evaluation scenes.
+fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
+    let shared = Shared::load(context)?;
+    let scenes: Vec<Scene> =
+        eval_scenes(context, Range::Full)?.into_iter().filter(|scene| !scene.in_support()).take(3).collect();
+    let chunks = context.config.world.model.flow.chunks;
+    let first = world::first_frames(context, &scenes)?;
+    let words: Vec<&str> = scenes.iter().map(|scene| scene.task_info().instruction).collect();
+    let mut rng = w2a_data::stream(context.config.seed, "imagine/report");
+    let imagined = model(shared.world.decode(&model(shared.world.imagine(&first, &words, chunks, &mut rng))?))?;
+    let run = |arm: Arm| -> Result<Vec<Rollout>, PipelineError> {
+        let gain = arm.gain(context, 0)?;
+        shared.rollouts(context, (arm, 0, gain), &scenes, chunks, Record::Video, |_| {})
+    };
+    let (base, ours) = (run(Arm::Base)?, run(Arm::World2Act)?);
+    let mut report = report;
+    let mut clips = Vec::new();
+    for (index, scene) in scenes.iter().enumerate() {
+        let dreamt = pictures(&imagined[index])?;
+        let film = |rollout: &Rollout| rollout.video.as_ref().map_or(Ok(Vec::new()), pictures);
+        let (before, after) = (film(&base[index])?, film(&ours[index])?);
+        let verdict = |rollout: &Rollout| if rollout.success { "solved" } else { "failed" };
+        let strip = |label: String, frames: &[Picture]| StripRow { label, frames: spaced(frames, 9) };
+        report = report.filmstrip(
+            &[
+                strip("Imagined".into(), &dreamt),
+                strip(format!("World2Act, {}", verdict(&ours[index])), &after),
+                strip(format!("Base, {}", verdict(&base[index])), &before),
+            ],
+            &format!("“{}”, scene {scene}; both cameras side by side.", scene.task_info().instruction),
+        )?;
+        clips.push(Clip {
+            title: format!("Scene {}", index + 1),
+            labels: vec!["Imagined".into(), "World2Act".into()],
+            frames: side_by_side(&dreamt, &after, 2)?,
+            frames_per_s: 10,
+        });
+    }
+    Ok(report.clips(&clips, "The same scenes, moving.")?)
+}
+
+fn pictures(video: &GridVideo) -> Result<Vec<Picture>, PipelineError> {
+    let frames = (0..video.frames()).map(|frame| Picture::from_rgb(video.height, video.width, video.frame(frame)));
+    Ok(frames.collect::<Result<_, _>>()?)
+}
+
+fn gain_plots(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, PipelineError> {
+    let mut distance = LinePlot::new("Distance to the imagination", "scale", "latent distance");
+    let mut success = LinePlot::new("Success on the same scenes", "scale", "success").include_y(0.0, 1.0);
+    for arm in [Arm::World2Act, Arm::Infonce, Arm::Regression, Arm::Dreamgen, Arm::Shuffled] {
+        let choice: GainChoice = load_json(&context.path(&arm.folder(0)).join("gain.json"), "posttrain")?;
+        let points = |value: fn(&(f32, f32, f32)) -> f32| -> Vec<(f64, f64)> {
+            choice.candidates.iter().map(|tried| (f64::from(tried.0), f64::from(value(tried)))).collect()
+        };
+        let label = method_label(arm.name());
+        distance = distance.series(label, &points(|tried| tried.1));
+        success = success.series(label, &points(|tried| tried.2));
+    }
+    Ok(vec![
+        (distance.render(), "The lowest point of each line is chosen."),
+        (success.render(), "First seed of each arm."),
+    ])
+}
+
+fn cosine_plot(context: &Context) -> Result<ScatterPlot, PipelineError> {
+    let lines = read_metrics(&context.out)?;
+    let mut plot = ScatterPlot::new("", "mean cosine to the target", "success of the rollouts, %");
+    for arm in [Arm::World2Act, Arm::Infonce, Arm::Oracle, Arm::Shuffled] {
+        let stage = arm.folder(0);
+        let success = curve(&lines, &stage, "success");
+        let cosine = curve(&lines, &stage, "cosine");
+        for (step, value) in success {
+            if let Some((_, cosine)) = cosine.iter().find(|(at, _)| *at == step) {
+                plot = plot.point(method_label(arm.name()), "", *cosine, 100.0 * value);
+            }
+        }
+    }
+    Ok(plot)
+}
+
+fn durations(context: &Context) -> BarChart {
+    context
+        .manifest
+        .stages
+        .iter()
+        .filter(|stage| stage.seconds > 0.0)
+        .fold(BarChart::new(""), |chart, stage| chart.bar(&stage.name, stage.seconds, &human_duration(stage.seconds)))
+}
+
+fn facts(context: &Context) -> Vec<(&'static str, String)> {
+    let manifest = &context.manifest;
+    let rank = rank_of_rule(context).map_or("not defined".to_owned(), |rank| format!("{rank:.2}"));
+    vec![
+        ("Version", manifest.version.clone()),
+        ("Commit", manifest.git.as_ref().map_or("unknown".into(), |git| format!("`{}`", git.short()))),
+        ("Command", format!("`{}`", manifest.command.join(" "))),
+        ("Seed", manifest.seed.to_string()),
+        ("Threads", manifest.threads.to_string()),
+        ("Machine", manifest.machine.describe()),
+        ("Rank correlation of distance and failure over the scales of `w2a`", rank),
+    ]
+}
+
+/// Spearman correlation of the label-free distance with failure over the headline arm's scales.
+fn rank_of_rule(context: &Context) -> Option<f64> {
+    let path = context.path(&Arm::World2Act.folder(0)).join("gain.json");
+    let choice: GainChoice = load_json(&path, "posttrain").ok()?;
+    let distance: Vec<f64> = choice.candidates.iter().map(|tried| f64::from(tried.1)).collect();
+    let failure: Vec<f64> = choice.candidates.iter().map(|tried| 1.0 - f64::from(tried.2)).collect();
+    stats::spearman(&distance, &failure)
+}

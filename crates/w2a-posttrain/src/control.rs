@@ -1,0 +1,159 @@
+//! How a chunk of actions comes about: the policy alone, or bent by the residual in the shared space.
+
+use burn::tensor::Device;
+use w2a_align::FrozenAdapters;
+use w2a_data::{Normaliser, Observation};
+use w2a_nn::{NnError, values};
+use w2a_policy::Policy;
+
+use crate::residual::{ResidualBatch, ResidualNet};
+
+/// What one call of a controller decided, and what stage 2 needs to know about it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decision {
+    /// Actions to execute, `[batch, M, A]` in the environment's units.
+    pub actions: Vec<f32>,
+    /// The base policy's chunk in the shared space, `[batch, D]`; empty without adapters.
+    pub z_base: Vec<f32>,
+    /// The residual's step before the gain, `[batch, D]`; empty without adapters.
+    pub dz: Vec<f32>,
+}
+
+/// Decides the next `M` actions of a batch of environments.
+pub trait Controller {
+    /// `M`: actions executed per decision.
+    fn chunk_len(&self) -> usize;
+
+    /// The next chunk for each environment.
+    ///
+    /// # Errors
+    /// Observations that do not fit, or a device that fails.
+    fn decide(&mut self, observations: &[Observation], instructions: &[&str]) -> Result<Decision, NnError>;
+
+    /// Forgets everything; called before every batch of episodes.
+    fn reset(&mut self);
+}
+
+/// The policy alone; the first `M` actions of each chunk are executed.
+pub struct PolicyControl<'a> {
+    /// The policy.
+    pub policy: &'a mut dyn Policy,
+    /// `M`.
+    pub chunk_len: usize,
+}
+
+impl Controller for PolicyControl<'_> {
+    fn chunk_len(&self) -> usize {
+        self.chunk_len
+    }
+
+    fn decide(&mut self, observations: &[Observation], instructions: &[&str]) -> Result<Decision, NnError> {
+        let actions = first_actions(self.policy, self.chunk_len, observations, instructions)?;
+        Ok(Decision { actions, ..Decision::default() })
+    }
+
+    fn reset(&mut self) {
+        self.policy.reset();
+    }
+}
+
+/// How `z` becomes actions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decoding {
+    /// `a = D_a(z_base + g dz)`, the paper's v2.
+    Plain,
+    /// `a = a_base + D_a(z_base + g dz) - D_a(z_base)`: the decoder's own error cancels, and no step means no change.
+    #[default]
+    Delta,
+}
+
+/// The frozen policy, bent by a residual step in the shared space.
+pub struct ResidualControl<'a> {
+    /// The frozen policy.
+    pub policy: &'a mut dyn Policy,
+    /// The frozen adapters.
+    pub adapters: &'a FrozenAdapters,
+    /// The residual, without gradients; `None` is a step of zero (the base through the decoder, if decoding is plain).
+    pub residual: Option<&'a ResidualNet>,
+    /// Normalises actions as in stage 1.
+    pub action: &'a Normaliser,
+    /// Normalises proprioception as for the policy.
+    pub proprio: &'a Normaliser,
+    /// Scale of the step at execution.
+    pub gain: f32,
+    /// How `z` becomes actions.
+    pub decoding: Decoding,
+    /// `M`.
+    pub chunk_len: usize,
+    /// Where the residual runs.
+    pub device: Device,
+}
+
+impl Controller for ResidualControl<'_> {
+    fn chunk_len(&self) -> usize {
+        self.chunk_len
+    }
+
+    fn decide(&mut self, observations: &[Observation], instructions: &[&str]) -> Result<Decision, NnError> {
+        let base = first_actions(self.policy, self.chunk_len, observations, instructions)?;
+        let mut normalised = base.clone();
+        normalise(self.action, &mut normalised)?;
+        let z_base = self.adapters.action(&normalised)?;
+        let dz = match self.residual {
+            None => vec![0.0; z_base.len()],
+            Some(net) => {
+                let batch = ResidualBatch::of_observations(observations, &z_base, self.proprio, &self.device)?;
+                values(net.forward(&batch))?
+            }
+        };
+        let z: Vec<f32> = z_base.iter().zip(&dz).map(|(z, dz)| z + self.gain * dz).collect();
+        let mut actions = self.adapters.decode(&z)?;
+        if self.decoding == Decoding::Delta {
+            let plain = self.adapters.decode(&z_base)?;
+            for ((action, plain), base) in actions.iter_mut().zip(&plain).zip(&normalised) {
+                *action += base - plain;
+            }
+        }
+        self.action.denormalise(&mut actions).map_err(bad_rows)?;
+        Ok(Decision { actions, z_base, dz })
+    }
+
+    fn reset(&mut self) {
+        self.policy.reset();
+    }
+}
+
+fn first_actions(
+    policy: &mut dyn Policy,
+    chunk_len: usize,
+    observations: &[Observation],
+    instructions: &[&str],
+) -> Result<Vec<f32>, NnError> {
+    let (horizon, width) = (policy.horizon(), policy.action_dim());
+    if horizon < chunk_len {
+        return Err(NnError::Input {
+            what: "horizon of the policy".into(),
+            expected: format!("at least the chunk length {chunk_len}"),
+            got: horizon.to_string(),
+        });
+    }
+    let chunks = policy.act(observations, instructions)?;
+    Ok(chunks.chunks_exact(horizon * width).flat_map(|chunk| &chunk[..chunk_len * width]).copied().collect())
+}
+
+/// Normalises rows in place, as a model error.
+///
+/// # Errors
+/// Rows of another width than the statistics.
+pub fn normalise(normaliser: &Normaliser, rows: &mut [f32]) -> Result<(), NnError> {
+    normaliser.normalise(rows).map_err(bad_rows)
+}
+
+fn bad_rows(error: w2a_data::NormaliserError) -> NnError {
+    NnError::Input {
+        what: "rows to normalise".into(),
+        expected: "the width of the statistics".into(),
+        got: error.to_string(),
+    }
+}

@@ -1,0 +1,310 @@
+//! First stage of the command line: from text to a plain value. Nothing here touches the file system.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use toml::Value;
+use w2a_pipeline::{Profile, Stage};
+
+/// More parts than any setting has; deeper keys would only be a way to exhaust the stack.
+const MAX_KEY_PARTS: usize = 16;
+
+/// What was asked for.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Run the stages.
+    Run(RunRequest),
+    /// Print the resolved configuration.
+    Config(LayerRequest),
+    /// Print what a bug report needs.
+    Doctor,
+}
+
+/// The stages to run and where.
+#[derive(Clone, Debug)]
+pub struct RunRequest {
+    /// The last stage to run.
+    pub until: Stage,
+    /// Folder of the run.
+    pub out: PathBuf,
+    /// Whether the folder may exist.
+    pub resume: bool,
+    /// Where the configuration comes from.
+    pub layers: LayerRequest,
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug)]
+pub struct LayerRequest {
+    /// The profile and whether it was named on the command line.
+    pub profile: (Profile, bool),
+    /// The TOML file, if any.
+    pub config: Option<PathBuf>,
+    /// Values from flags, in their order.
+    pub overrides: Vec<Override>,
+}
+
+/// One value from a flag.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Override {
+    /// Path of the setting, such as `["align", "temperature"]`.
+    pub key: Vec<String>,
+    /// The value.
+    pub value: Value,
+    /// The flag as it was typed.
+    pub flag: String,
+}
+
+/// A command line that makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgsError {
+    /// Found by clap; also its way to ask for help to be printed.
+    #[error(transparent)]
+    Clap(#[from] clap::Error),
+    /// A dotted flag at the end, or followed by another flag.
+    #[error("{flag} needs a value; write {flag}=VALUE")]
+    MissingValue {
+        /// The flag.
+        flag: String,
+    },
+    /// A dotted flag whose name is no path of a setting.
+    #[error("{flag} is not the name of a setting: {what}; settings look like --section.key=value")]
+    Name {
+        /// The flag, cut after 60 characters.
+        flag: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// A dotted flag with bytes that are no text.
+    #[error("the value of {flag} is not UTF-8; settings are text")]
+    NotUtf8 {
+        /// The flag.
+        flag: String,
+    },
+    /// Settings where none are used.
+    #[error("`doctor` takes no settings, got {flag}; remove it")]
+    NoSettings {
+        /// The first flag.
+        flag: String,
+    },
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "world2act",
+    version,
+    about = "Post-train a robot policy from a world model's imagination",
+    long_about = "Post-train a robot policy from a world model's imagination.\n\n\
+        `demo` runs the whole method on the embedded tabletop benchmark: no GPU, no download, no Python. The \
+        commands from `data` to `report` do the same and stop after one stage.",
+    after_help = "Try `world2act demo`, or `world2act help demo` for examples, settings and exit codes.",
+    args_override_self = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run every stage and write report.html
+    #[command(after_long_help = LONG_HELP)]
+    Demo(RunArgs),
+    /// Run until demonstrations and action-free videos are recorded
+    #[command(after_long_help = LONG_HELP)]
+    Data(RunArgs),
+    /// Run until the world model is trained and has imagined
+    #[command(after_long_help = LONG_HELP)]
+    World(RunArgs),
+    /// Run until the base policy is trained
+    #[command(after_long_help = LONG_HELP)]
+    Policy(RunArgs),
+    /// Run until stage 1 has aligned video dynamics and actions
+    #[command(after_long_help = LONG_HELP)]
+    Align(RunArgs),
+    /// Run until stage 2 has trained the residual policies and the baselines
+    #[command(after_long_help = LONG_HELP)]
+    Posttrain(RunArgs),
+    /// Run until every method is evaluated on held-out scenes
+    #[command(after_long_help = LONG_HELP)]
+    Eval(RunArgs),
+    /// Run until report.html is written
+    #[command(after_long_help = LONG_HELP)]
+    Report(RunArgs),
+    /// Print the resolved configuration as TOML
+    #[command(after_long_help = LONG_HELP)]
+    Config(ConfigArgs),
+    /// Print versions and hardware: paste it into a bug report
+    Doctor,
+}
+
+pub const LONG_HELP: &str = "\
+Settings:
+  Every key that `world2act config` prints is also a flag: `steps` of [align.train] is --align.train.steps=3000.
+  Flags win over the --config file, which wins over the profile; of the same flag, the last one wins.
+  With --resume the run's own config.toml takes the place of the profile and of the --config file. Changing what a
+  finished training depends on is refused.
+
+Examples:
+  world2act demo                                         everything at the default size, into runs/demo
+  world2act demo --profile smoke --out runs/try          the smallest run, for a first look
+  world2act demo --resume                                continue after a kill; the numbers stay the same
+  world2act align --out runs/a --align.loss.temperature=0.07
+  world2act report --out runs/a --resume                 the remaining stages of that run
+  world2act config --profile full > full.toml            a file to edit and to pass as --config full.toml
+
+Exit codes:
+  0  done
+  1  our fault or the machine's: a bug, a training that diverged, a full disk
+  2  yours to mend: an unknown setting, a missing file, a folder that already holds a run";
+
+#[derive(Clone, Debug, Args)]
+struct RunArgs {
+    /// Folder of the run [default: runs/demo for demo, else runs/default]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Continue the run in --out; stages that are done are not repeated
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+struct ConfigArgs {
+    /// How much to train: smoke (a check that it runs), quick (the default), full (a solid result)
+    #[arg(long, value_name = "NAME", value_parser = profiles())]
+    profile: Option<Profile>,
+    /// TOML file with settings; those it leaves out keep the profile's values
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Seed of every random number of the run
+    // TOML's integers are signed.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    seed: Option<i64>,
+    /// Worker threads
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    threads: Option<i64>,
+    /// Device of the networks
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
+}
+
+fn profiles() -> impl TypedValueParser<Value = Profile> {
+    PossibleValuesParser::new(["smoke", "quick", "full"]).try_map(|name| name.parse::<Profile>())
+}
+
+/// Reads a command line, the program's name included.
+///
+/// # Errors
+/// [`ArgsError`]; [`ArgsError::Clap`] also stands for `--help` and `--version`.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, ArgsError> {
+    let (plain, dotted) = split(arguments)?;
+    let action = match Cli::try_parse_from(plain)?.command {
+        Command::Demo(args) => args.request(Stage::Report, "runs/demo", dotted),
+        Command::Data(args) => args.request(Stage::Data, DEFAULT_OUT, dotted),
+        Command::World(args) => args.request(Stage::World, DEFAULT_OUT, dotted),
+        Command::Policy(args) => args.request(Stage::Policy, DEFAULT_OUT, dotted),
+        Command::Align(args) => args.request(Stage::Align, DEFAULT_OUT, dotted),
+        Command::Posttrain(args) => args.request(Stage::Posttrain, DEFAULT_OUT, dotted),
+        Command::Eval(args) => args.request(Stage::Eval, DEFAULT_OUT, dotted),
+        Command::Report(args) => args.request(Stage::Report, DEFAULT_OUT, dotted),
+        Command::Config(args) => Action::Config(args.layers(dotted)),
+        Command::Doctor => match dotted.into_iter().next() {
+            Some(first) => return Err(ArgsError::NoSettings { flag: first.flag }),
+            None => Action::Doctor,
+        },
+    };
+    Ok(action)
+}
+
+const DEFAULT_OUT: &str = "runs/default";
+
+impl RunArgs {
+    fn request(self, until: Stage, default_out: &str, dotted: Vec<Override>) -> Action {
+        let out = self.out.unwrap_or_else(|| PathBuf::from(default_out));
+        Action::Run(RunRequest { until, out, resume: self.resume, layers: self.config.layers(dotted) })
+    }
+}
+
+impl ConfigArgs {
+    fn layers(self, dotted: Vec<Override>) -> LayerRequest {
+        let named = |key: &str, value: Option<Value>| {
+            value.map(|value| Override { key: vec![key.into()], flag: format!("--{key}={value}"), value })
+        };
+        let mut overrides: Vec<Override> = [
+            named("seed", self.seed.map(Value::Integer)),
+            named("threads", self.threads.map(Value::Integer)),
+            named("device", self.device.map(Value::String)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        overrides.extend(dotted);
+        let profile = (self.profile.unwrap_or(Profile::Quick), self.profile.is_some());
+        LayerRequest { profile, config: self.config, overrides }
+    }
+}
+
+/// Takes the dotted flags out: clap knows no flags whose names depend on the configuration.
+fn split(arguments: impl IntoIterator<Item = OsString>) -> Result<(Vec<OsString>, Vec<Override>), ArgsError> {
+    let (mut plain, mut dotted) = (Vec::new(), Vec::new());
+    let mut arguments = arguments.into_iter();
+    // The program's name may hold dots and dashes of its own.
+    plain.extend(arguments.next());
+    let mut arguments = arguments.peekable();
+    while let Some(argument) = arguments.next() {
+        if argument == "--" {
+            plain.push(argument);
+            plain.extend(arguments);
+            break;
+        }
+        let lossy = argument.to_string_lossy();
+        let flag = lossy.split('=').next().unwrap_or_default().to_owned();
+        let Some(name) = flag.strip_prefix("--").filter(|name| name.contains('.')) else {
+            plain.push(argument);
+            continue;
+        };
+        let key = key_parts(&flag, name)?;
+        let text = argument.to_str().ok_or_else(|| ArgsError::NotUtf8 { flag: flag.clone() })?;
+        let value = match text.split_once('=') {
+            Some((_, value)) => value.to_owned(),
+            None => match arguments.next_if(|next| is_value(&next.to_string_lossy())) {
+                Some(next) => next.into_string().map_err(|_| ArgsError::NotUtf8 { flag: flag.clone() })?,
+                None => return Err(ArgsError::MissingValue { flag }),
+            },
+        };
+        dotted.push(Override { key, value: toml_value(&value), flag: format!("{flag}={value}") });
+    }
+    Ok((plain, dotted))
+}
+
+fn key_parts(flag: &str, name: &str) -> Result<Vec<String>, ArgsError> {
+    let wrong = |what| Err(ArgsError::Name { flag: flag.chars().take(60).collect(), what });
+    if name.split('.').any(str::is_empty) {
+        return wrong("a part between the dots is empty");
+    }
+    if name.split('.').count() > MAX_KEY_PARTS {
+        return wrong("it has more parts than any setting");
+    }
+    Ok(name.split('.').map(str::to_owned).collect())
+}
+
+/// Whether the argument after `--a.b` is its value: no flag, but negative numbers are values.
+fn is_value(next: &str) -> bool {
+    !next.starts_with('-') || next.parse::<f64>().is_ok()
+}
+
+/// `text` as TOML, or as a string if it is no TOML: nobody should have to quote quotes for a shell.
+fn toml_value(text: &str) -> Value {
+    match text.parse() {
+        // No setting is a date, but names such as 2026-01-31 look like one.
+        Ok(Value::Datetime(_)) | Err(_) => Value::String(text.to_owned()),
+        Ok(value) => value,
+    }
+}
+
+#[cfg(test)]
+mod tests;

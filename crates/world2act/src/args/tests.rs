@@ -1,0 +1,142 @@
+use super::*;
+use clap::CommandFactory;
+use proptest::prelude::*;
+
+fn os(words: &[&str]) -> Vec<OsString> {
+    std::iter::once("world2act").chain(words.iter().copied()).map(OsString::from).collect()
+}
+
+fn overrides(words: &[&str]) -> Vec<Override> {
+    split(os(words)).unwrap().1
+}
+
+fn run(words: &[&str]) -> RunRequest {
+    match parse(os(words)).unwrap() {
+        Action::Run(request) => request,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_definition_of_the_flags_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn dotted_flags_are_taken_out_in_both_spellings() {
+    let (plain, dotted) =
+        split(os(&["align", "--align.temperature", "0.07", "--out", "runs/a.b", "--world.flow.width=96"])).unwrap();
+    assert_eq!(plain, os(&["align", "--out", "runs/a.b"]));
+    assert_eq!(dotted[0].key, ["align", "temperature"]);
+    assert_eq!((&dotted[0].value, &dotted[0].flag[..]), (&Value::Float(0.07), "--align.temperature=0.07"));
+    assert_eq!((dotted[1].key.len(), &dotted[1].value), (3, &Value::Integer(96)));
+}
+
+#[test]
+fn values_are_toml_or_else_text() {
+    let value = |text: &str| overrides(&["config", &format!("--a.b={text}")])[0].value.clone();
+    assert_eq!(value("true"), Value::Boolean(true));
+    assert_eq!(value("1e-4"), Value::Float(1e-4));
+    assert_eq!(value("[1, 2]"), Value::Array(vec![Value::Integer(1), Value::Integer(2)]));
+    for text in ["cosine", "2026-01-31", "", "a b", "1 2", "[1", "x = 1", "\"open", "99999999999999999999"] {
+        assert_eq!(value(text), Value::String(text.into()), "{text}");
+    }
+    assert_eq!(value("\"quoted\""), Value::String("quoted".into()));
+    assert_eq!(value("k=v"), Value::String("k=v".into()));
+}
+
+#[test]
+fn a_value_cannot_smuggle_in_a_second_setting() {
+    let injected = &overrides(&["config", "--a.b=1\nseed = 2"])[0];
+    assert_eq!(injected.value, Value::String("1\nseed = 2".into()));
+}
+
+#[test]
+fn deep_nesting_is_refused_and_exhausts_nothing() {
+    let deep = format!("--{}=1", vec!["a"; 40_000].join("."));
+    let error = split(os(&["config", &deep])).unwrap_err().to_string();
+    assert!(error.contains("more parts") && error.len() < 200, "{error}");
+    let brackets = format!("--a.b={}", "[".repeat(40_000));
+    assert!(matches!(overrides(&["config", &brackets])[0].value, Value::String(_)));
+}
+
+#[test]
+fn negative_numbers_are_values_and_flags_are_not() {
+    assert_eq!(overrides(&["config", "--a.b", "-1.5"])[0].value, Value::Float(-1.5));
+    for words in [&["config", "--a.b"][..], &["config", "--a.b", "--resume"], &["config", "--a.b", "-h"]] {
+        let error = split(os(words)).unwrap_err();
+        assert!(matches!(&error, ArgsError::MissingValue { flag } if flag == "--a.b"), "{error}");
+    }
+}
+
+#[test]
+fn names_with_empty_parts_are_refused() {
+    for name in ["--a.", "--.a", "--.", "--a..b", "--a.=1"] {
+        assert!(matches!(split(os(&["config", name])), Err(ArgsError::Name { .. })), "{name}");
+    }
+}
+
+#[test]
+fn after_two_dashes_nothing_is_a_setting() {
+    assert_eq!(overrides(&["config", "--", "--a.b=1"]), []);
+}
+
+#[cfg(unix)]
+#[test]
+fn bytes_that_are_no_text_are_named_in_settings_and_allowed_in_paths() {
+    use std::os::unix::ffi::OsStringExt;
+    let with = |words: &[&[u8]]| {
+        let mut all = os(&["demo"]);
+        all.extend(words.iter().map(|word| OsString::from_vec(word.to_vec())));
+        all
+    };
+    for words in [&[&b"--a.b=\xff"[..]][..], &[b"--a.b", b"\xff"]] {
+        let error = parse(with(words)).unwrap_err();
+        assert!(matches!(&error, ArgsError::NotUtf8 { flag } if flag == "--a.b"), "{error}");
+    }
+    assert!(parse(with(&[b"--out", b"runs/\xff"])).is_ok());
+}
+
+#[test]
+fn the_folder_depends_on_the_command() {
+    assert_eq!(run(&["demo"]).out, PathBuf::from("runs/demo"));
+    assert_eq!(run(&["align"]).out, PathBuf::from("runs/default"));
+    assert_eq!(run(&["demo", "--out", "x"]).out, PathBuf::from("x"));
+    assert!(matches!(run(&["demo"]).until, Stage::Report) && matches!(run(&["world"]).until, Stage::World));
+}
+
+#[test]
+fn of_the_same_flag_the_last_one_wins() {
+    let layers = run(&["demo", "--seed", "1", "--seed=2", "--a.b=1", "--a.b=2"]).layers;
+    assert_eq!(layers.overrides[0].value, Value::Integer(2));
+    assert_eq!(layers.overrides.last().unwrap().value, Value::Integer(2));
+}
+
+#[test]
+fn a_wrong_profile_a_negative_seed_and_settings_for_the_doctor_are_refused() {
+    for words in [&["demo", "--profile", "fulll"][..], &["demo", "--seed", "-1"], &["demo", "--threads", "0"], &[]] {
+        assert!(matches!(parse(os(words)), Err(ArgsError::Clap(_))), "{words:?}");
+    }
+    assert!(matches!(parse(os(&["doctor", "--a.b=1"])), Err(ArgsError::NoSettings { .. })));
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_words_never_panic(words in proptest::collection::vec(".{0,30}", 0..6)) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let _ = parse(os(&words));
+    }
+
+    #[test]
+    fn arbitrary_settings_never_panic_and_are_never_lost(name in "[a-z.\"\\[\\]-]{0,12}", value in ".{0,40}") {
+        let flag = format!("--s.{name}={value}");
+        let parts = name.split('.').collect::<Vec<_>>();
+        match split(os(&["config", &flag])) {
+            Ok((plain, dotted)) => {
+                prop_assert_eq!(plain.len() + dotted.len(), 3);
+                prop_assert_eq!(dotted[0].key.len(), 1 + parts.len());
+            }
+            Err(_) => prop_assert!(parts.iter().any(|part| part.is_empty()) || parts.len() >= MAX_KEY_PARTS),
+        }
+    }
+}
