@@ -144,8 +144,8 @@ pub const LONG_HELP: &str = "\
 Settings:
   Every key that `world2act config` prints is also a flag: `steps` of [align.train] is --align.train.steps=3000.
   Flags win over the --config file, which wins over the profile; of the same flag, the last one wins.
-  With --resume the run's own config.toml takes the place of the profile and of the --config file. Changing what a
-  finished training depends on is refused.
+  With --resume the run's own config.toml takes the place of the profile and of the --config file. The number of
+  threads may change; any other change would be another run and is refused.
 
 Examples:
   world2act demo                                         everything at the default size, into runs/demo
