@@ -98,6 +98,9 @@ pub enum NnError {
 fn disk_hint(source: &std::io::Error) -> &'static str {
     match source.kind() {
         std::io::ErrorKind::StorageFull => "; the disk is full: free space and resume, what was saved before is intact",
+        std::io::ErrorKind::NotFound => {
+            "; copy it back, or delete the `checkpoints` folder of that training and run again with --resume"
+        }
         _ => "",
     }
 }

@@ -18,10 +18,10 @@ pub use checkpoint::{Checkpoint, load_weights, read_state, save_weights, write_s
 pub use error::NnError;
 pub use init::{Init, normal, uniform};
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
-pub use optim::{AdamW, AdamWConfig};
+pub use optim::{AdamW, AdamWConfig, NamedGradients, named_gradients};
 pub use state::{Array, StateDict, load_state, state_dict};
 pub use text::{TEXT_DIM, embed_text};
-pub use train::{StepReport, TrainConfig, Training, train};
+pub use train::{Losses, SHARDS, StepReport, TrainConfig, Training, train, train_sharded};
 pub use transformer::{Block, BlockConfig, timestep_embedding};
 
 use burn::tensor::{Device, Tensor, TensorData};

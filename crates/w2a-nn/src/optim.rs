@@ -58,21 +58,16 @@ impl AdamW {
         (&self.first, &self.second)
     }
 
-    /// One update of `module` at learning rate `lr`; returns it with the global gradient norm before clipping.
+    /// One update of `module` at learning rate `lr`, with gradients by parameter name; returns it with the global gradient
+    /// norm before clipping.
     ///
-    /// Parameters without a gradient are left as they are.
+    /// Parameters without a gradient are left as they are; so is everything if the norm is not finite.
     ///
     /// # Errors
     /// If the device fails to hand data over.
-    pub fn step<M: Module>(&mut self, module: M, grads: &Gradients, lr: f32) -> Result<(M, f32), NnError> {
-        let mut collect = CollectGrads { grads, path: Vec::new(), out: BTreeMap::new(), failed: None };
-        module.visit(&mut collect);
-        if let Some(error) = collect.failed {
-            return Err(error);
-        }
+    pub fn step<M: Module>(&mut self, module: M, grads: NamedGradients, lr: f32) -> Result<(M, f32), NnError> {
         // Sequential in name order and in f64: the norm must not depend on the number of threads.
-        let norm = collect
-            .out
+        let norm = grads
             .values()
             .map(|grad| grad.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>())
             .sum::<f64>()
@@ -84,7 +79,7 @@ impl AdamW {
         self.step += 1;
         let clip = self.config.clip_norm;
         let scale = if clip > 0.0 && norm > clip { clip / (norm + 1e-6) } else { 1.0 };
-        let mut update = Update { optimiser: self, grads: collect.out, lr, scale, path: Vec::new(), failed: None };
+        let mut update = Update { optimiser: self, grads, lr, scale, path: Vec::new(), failed: None };
         let module = module.map(&mut update);
         update.failed.map_or(Ok((module, norm)), Err)
     }
@@ -115,10 +110,23 @@ impl AdamW {
     }
 }
 
+/// Gradients by parameter name, row-major.
+pub type NamedGradients = BTreeMap<String, Vec<f32>>;
+
+/// The gradients of `module`'s parameters by name; parameters without one are left out.
+///
+/// # Errors
+/// If the device fails to hand data over.
+pub fn named_gradients<M: Module>(module: &M, grads: &Gradients) -> Result<NamedGradients, NnError> {
+    let mut collect = CollectGrads { grads, path: Vec::new(), out: NamedGradients::new(), failed: None };
+    module.visit(&mut collect);
+    collect.failed.map_or(Ok(collect.out), Err)
+}
+
 struct CollectGrads<'a> {
     grads: &'a Gradients,
     path: Vec<String>,
-    out: BTreeMap<String, Vec<f32>>,
+    out: NamedGradients,
     failed: Option<NnError>,
 }
 
@@ -145,7 +153,7 @@ impl burn::module::ModuleVisitor for CollectGrads<'_> {
 
 struct Update<'a> {
     optimiser: &'a mut AdamW,
-    grads: BTreeMap<String, Vec<f32>>,
+    grads: NamedGradients,
     lr: f32,
     scale: f32,
     path: Vec<String>,

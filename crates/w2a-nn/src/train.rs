@@ -1,12 +1,14 @@
 //! The one training loop: seeded by step, checkpointed, resumable to the same bits.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use rand_chacha::ChaCha8Rng;
 
 use crate::checkpoint::Resumed;
+use crate::optim::{NamedGradients, named_gradients};
 use crate::{AdamW, AdamWConfig, Checkpoint, NnError, StateDict, load_state, state_dict};
 
 /// How long and how fast to train.
@@ -88,18 +90,132 @@ pub struct StepReport {
     pub losses: Vec<(&'static str, f32)>,
 }
 
+/// The loss to descend and named parts for the log, all scalars.
+pub type Losses = (Tensor<1>, Vec<(&'static str, Tensor<1>)>);
+
 /// Trains `model` and returns it with its inference weights (the moving average if there is one).
 ///
-/// `loss` gets the model, the update's index and a random stream of that index alone, and returns the loss to descend and
-/// named parts for the log. Because the stream depends on (seed, name, step) only, a training that was killed and resumed
-/// from any checkpoint equals one that was not. A finished training is loaded, not repeated.
+/// `loss` gets the model, the update's index and a random stream of that index alone. Because the stream depends on (seed,
+/// name, step) only, a training that was killed and resumed from any checkpoint equals one that was not. A finished
+/// training is loaded, not repeated.
 ///
 /// # Errors
 /// A loss or gradient that is not finite, a checkpoint of another configuration, or a failing disk.
 pub fn train<M: Module>(
+    model: M,
+    training: &Training,
+    mut loss: impl FnMut(&M, usize, &mut ChaCha8Rng) -> Result<Losses, NnError>,
+    on_step: impl FnMut(&StepReport),
+) -> Result<M, NnError> {
+    let gradients = |model: &M, step: usize| {
+        let mut rng = w2a_data::stream(training.seed, &format!("train/{}/{step}", training.name));
+        backward(model, loss(model, step, &mut rng)?)
+    };
+    descend(model, training, gradients, on_step)
+}
+
+/// [`train`] for losses that are means over independent samples: `loss` also gets how many samples to draw, and is called
+/// for `SHARDS` parts of each batch side by side, whose mean is taken.
+///
+/// The number of parts is fixed, so the result does not depend on the number of threads.
+///
+/// # Errors
+/// As [`train`]; a batch that does not divide into the parts.
+pub fn train_sharded<M: Module + Sync>(
+    model: M,
+    training: &Training,
+    loss: impl Fn(&M, usize, usize, &mut ChaCha8Rng) -> Result<Losses, NnError> + Sync,
+    on_step: impl FnMut(&StepReport),
+) -> Result<M, NnError> {
+    let batch = training.config.batch;
+    if batch == 0 || !batch.is_multiple_of(SHARDS) {
+        return Err(NnError::Input {
+            what: format!("batch of training {:?}", training.name),
+            expected: format!("a positive multiple of {SHARDS}"),
+            got: batch.to_string(),
+        });
+    }
+    let gradients = |model: &M, step: usize| {
+        let parts = side_by_side(|shard| {
+            let mut rng = w2a_data::stream(training.seed, &format!("train/{}/{step}/{shard}", training.name));
+            // Leaves of its own: two passes over the same leaves are one graph, which burn consumes at the first backward.
+            let model = model.clone().map(&mut Leaves);
+            backward(&model, loss(&model, step, batch / SHARDS, &mut rng)?)
+        });
+        let parts: Result<Vec<_>, NnError> = parts.into_iter().collect();
+        let mut parts = parts?.into_iter();
+        let (mut losses, mut gradients) = parts.next().unwrap_or_default();
+        for (more_losses, more_gradients) in parts {
+            losses.iter_mut().zip(more_losses).for_each(|(sum, more)| sum.1 += more.1);
+            for (name, more) in more_gradients {
+                if let Some(sum) = gradients.get_mut(&name) {
+                    sum.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+                }
+            }
+        }
+        losses.iter_mut().for_each(|loss| loss.1 /= SHARDS as f32);
+        gradients.values_mut().flatten().for_each(|value| *value /= SHARDS as f32);
+        Ok((losses, gradients))
+    };
+    descend(model, training, gradients, on_step)
+}
+
+/// Makes every parameter a new leaf of the autodiff graph; the values are shared.
+struct Leaves;
+
+impl ModuleMapper for Leaves {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        param.map(|tensor| tensor.detach().require_grad())
+    }
+}
+
+/// Parts of a batch in [`train_sharded`].
+pub const SHARDS: usize = 2;
+
+/// Runs `work` for every shard, each on a thread of its own if the process may use more than one.
+///
+/// Each thread has its own one-thread pool: in the shared pool, a thread that waits for a matrix product may pick up the
+/// other shard while it holds a lock of the autodiff graph, and both wait for ever.
+fn side_by_side<T: Send>(work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    static POOLS: OnceLock<Option<Vec<rayon::ThreadPool>>> = OnceLock::new();
+    let pools = POOLS.get_or_init(|| {
+        let pool = |_| rayon::ThreadPoolBuilder::new().num_threads(1).build().ok();
+        (0..SHARDS).map(pool).collect()
+    });
+    let Some(pools) = pools.as_ref().filter(|_| rayon::current_num_threads() > 1) else {
+        return (0..SHARDS).map(work).collect();
+    };
+    let work = &work;
+    std::thread::scope(|scope| {
+        let run =
+            |(shard, pool): (usize, &'static rayon::ThreadPool)| scope.spawn(move || pool.install(|| work(shard)));
+        let handles: Vec<_> = pools.iter().enumerate().map(run).collect();
+        handles
+            .into_iter()
+            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+type LossValues = Vec<(&'static str, f32)>;
+
+/// The values of a loss and its gradients; none if the loss is not finite.
+fn backward<M: Module>(model: &M, (total, parts): Losses) -> Result<(LossValues, NamedGradients), NnError> {
+    let scalar = |tensor: Tensor<1>| Ok(crate::values(tensor)?.first().copied().unwrap_or(f32::NAN));
+    let mut losses = vec![("loss", scalar(total.clone())?)];
+    for (name, part) in parts {
+        losses.push((name, scalar(part)?));
+    }
+    if !losses[0].1.is_finite() {
+        return Ok((losses, NamedGradients::new()));
+    }
+    Ok((losses, named_gradients(model, &total.backward())?))
+}
+
+fn descend<M: Module>(
     mut model: M,
     training: &Training,
-    mut loss: impl FnMut(&M, usize, &mut ChaCha8Rng) -> Result<(Tensor<1>, Vec<(&'static str, Tensor<1>)>), NnError>,
+    mut gradients: impl FnMut(&M, usize) -> Result<(LossValues, NamedGradients), NnError>,
     mut on_step: impl FnMut(&StepReport),
 ) -> Result<M, NnError> {
     let Training { name, dir, seed, config, depends } = training;
@@ -125,9 +241,8 @@ pub fn train<M: Module>(
     let mut last_good =
         if start > 0 { format!("the checkpoint of step {start} is intact") } else { String::from("no checkpoint yet") };
     for step in start..config.steps {
-        let mut rng = w2a_data::stream(*seed, &format!("train/{name}/{step}"));
-        let (total, parts) = loss(&model, step, &mut rng)?;
-        let value = crate::values(total.clone())?.first().copied().unwrap_or(f32::NAN);
+        let (losses, grads) = gradients(&model, step)?;
+        let value = losses[0].1;
         let diverged = |what, value, last_good: &str| NnError::Diverged {
             stage: (*name).to_owned(),
             step,
@@ -138,9 +253,8 @@ pub fn train<M: Module>(
         if !value.is_finite() {
             return Err(diverged("the loss", value, &last_good));
         }
-        let grads = total.backward();
         let lr = config.lr_at(step);
-        let (updated, grad_norm) = optimiser.step(model, &grads, lr)?;
+        let (updated, grad_norm) = optimiser.step(model, grads, lr)?;
         model = updated;
         if !grad_norm.is_finite() {
             return Err(diverged("the gradient norm", grad_norm, &last_good));
@@ -157,10 +271,6 @@ pub fn train<M: Module>(
             }
         }
         let done = step + 1;
-        let mut losses = vec![("loss", value)];
-        for (part, tensor) in parts {
-            losses.push((part, crate::values(tensor)?.first().copied().unwrap_or(f32::NAN)));
-        }
         on_step(&StepReport { step: done, steps: config.steps, lr, grad_norm, losses });
         let due = config.checkpoint_every > 0 && done.is_multiple_of(config.checkpoint_every);
         if let Some(checkpoint) = &checkpoint

@@ -10,6 +10,7 @@ use w2a_world::{MiniWorld, WorldModel, grid_video};
 use crate::PipelineError;
 use crate::context::{Context, depends, model, save_json};
 use crate::data::{NARROW, episodes, task_number};
+use crate::progress::DEMONSTRATIONS;
 use crate::world;
 
 pub(crate) const ADAPTERS: &str = "align";
@@ -20,11 +21,12 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
         let set = model(DemonstrationSet::new(episodes(context, NARROW)?))?;
         let world = world::load(context)?;
         let offsets = if config.sliding_windows { 0..world.chunk_len() + 1 } else { 0..1 };
+        context.progress.part(DEMONSTRATIONS);
         let mut variants = Vec::with_capacity(set.episodes.len());
-        for (index, episode) in set.episodes.iter().enumerate() {
+        for episode in &set.episodes {
             let windows = offsets.clone().map(|offset| window(context, &world, &set.action, episode, offset));
             variants.push(windows.collect::<Result<Vec<_>, _>>()?);
-            context.progress.tick(index as u64, set.episodes.len() as u64, "encoding demonstrations");
+            context.progress.tick(variants.len(), set.episodes.len(), "encoding demonstrations");
         }
         let (latent, chunk) = shapes(&world, &set.action);
         let upstream = depends(&(&config, &context.config.data, &context.config.world));

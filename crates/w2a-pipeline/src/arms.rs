@@ -86,6 +86,11 @@ impl Arm {
         }
     }
 
+    /// Whether there is something to train.
+    pub fn is_trained(self, config: &Config) -> bool {
+        self.residual(config).is_some() || matches!(self, Self::BaseExtra | Self::Dreamgen)
+    }
+
     /// Where a seed's training lives.
     pub fn folder(self, seed: usize) -> String {
         format!("posttrain/{}/seed{seed}", self.name())
@@ -116,7 +121,7 @@ impl Arm {
 
     /// The chosen scale; 1 for arms that have none.
     pub fn gain(self, context: &Context, seed: usize) -> Result<f32, PipelineError> {
-        if self.residual(&context.config).is_none() && !matches!(self, Self::BaseExtra | Self::Dreamgen) {
+        if !self.is_trained(&context.config) {
             return Ok(1.0);
         }
         let path = context.path(&self.folder(seed)).join("gain.json");

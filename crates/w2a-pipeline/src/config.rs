@@ -4,7 +4,7 @@ use w2a_align::AlignConfig;
 use w2a_nn::TrainConfig;
 use w2a_policy::MiniPolicyConfig;
 use w2a_posttrain::{IdmConfig, PosttrainConfig};
-use w2a_sim::Suite;
+use w2a_sim::{Suite, tasks};
 use w2a_world::MiniWorldConfig;
 
 use crate::PipelineError;
@@ -120,6 +120,8 @@ pub struct Config {
 pub struct DataSection {
     /// Suites that take part: `object`, `spatial`, `goal` (not `long`: its episodes have another length).
     pub suites: Vec<String>,
+    /// How many tasks of each suite take part, the first ones; 0 for all.
+    pub tasks_per_suite: usize,
     /// Demonstrations with actions, from the narrow range of scenes.
     pub labelled: usize,
     /// Action-free videos, from the full range of scenes.
@@ -247,6 +249,8 @@ impl Config {
         };
         let suites: &[&str] = if profile == Profile::Full { &["object", "spatial", "goal"] } else { &["object"] };
         let mut model = MiniWorldConfig::default();
+        // One token per chunk: what a CPU can train in minutes.
+        model.flow = w2a_world::FlowConfig { patch: [8, 16], depth: 4, hidden: 512, ..model.flow };
         let mut policy = MiniPolicyConfig::default();
         if profile == Profile::Smoke {
             model.autoencoder.hidden = 64;
@@ -259,22 +263,23 @@ impl Config {
             device: "cpu".into(),
             data: DataSection {
                 suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
-                labelled: pick(6, 50, 100),
-                videos: pick(12, 200, 400),
-                posttrain_scenes: pick(8, 64, 100),
-                tune_scenes: pick(2, 16, 24),
+                tasks_per_suite: pick(0, 1, 0),
+                labelled: pick(6, 160, 100),
+                videos: pick(12, 700, 400),
+                posttrain_scenes: pick(8, 256, 100),
+                tune_scenes: pick(2, 48, 24),
                 lerobot_version: "v3.0".into(),
             },
             world: WorldSection {
                 model,
                 autoencoder_videos: pick(16, 200, 400),
-                autoencoder_train: train(pick(40, 300, 1500), 48, 2e-3),
-                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1200, 12_000), pick(8, 16, 32), 1e-3) },
+                autoencoder_train: train(pick(40, 300, 1500), 48, 3e-3),
+                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1000, 8000), pick(8, 16, 32), 2e-3) },
             },
             policy: PolicySection {
                 model: policy,
-                train: TrainConfig { ema: 0.998, ..train(pick(40, 1500, 8000), 64, 1e-3) },
-                fine_tune: TrainConfig { ema: 0.99, ..train(pick(20, 400, 1500), 64, 3e-4) },
+                train: TrainConfig { ema: 0.998, ..train(pick(40, 1500, 8000), 64, 2e-3) },
+                fine_tune: TrainConfig { ema: 0.99, ..train(pick(20, 300, 1500), 64, 3e-4) },
             },
             align: AlignConfig { train: train(pick(40, 800, 3000), 16, 1e-3), ..AlignConfig::default() },
             posttrain: PosttrainSection {
@@ -284,15 +289,26 @@ impl Config {
                     updates_per_round: pick(10, 80, 150),
                     ..PosttrainConfig::default()
                 },
-                gains: vec![0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0],
+                gains: if profile == Profile::Full {
+                    vec![0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0]
+                } else {
+                    vec![0.0, 0.15, 0.3, 0.6, 1.0]
+                },
                 seeds: pick(1, 1, 5),
                 control_seeds: pick(1, 1, 2),
                 idm: IdmConfig::default(),
                 idm_train: train(pick(30, 400, 2000), 64, 1e-3),
                 dreamgen_videos: pick(8, 128, 400),
             },
-            eval: EvalSection { scenes: pick(4, 50, 60), narrow_scenes: pick(2, 25, 30), batch: 50 },
+            eval: EvalSection { scenes: pick(4, 200, 60), narrow_scenes: pick(2, 100, 30), batch: 50 },
         }
+    }
+
+    /// The tasks that take part: suite and number in it.
+    pub(crate) fn tasks(&self) -> Result<Vec<(Suite, usize)>, PipelineError> {
+        let most = if self.data.tasks_per_suite == 0 { usize::MAX } else { self.data.tasks_per_suite };
+        let suites = self.suites()?.into_iter();
+        Ok(suites.flat_map(|suite| (0..tasks(suite).len().min(most)).map(move |task| (suite, task))).collect())
     }
 
     /// The suites that take part.
@@ -309,61 +325,5 @@ impl Config {
                 })
             })
             .collect()
-    }
-
-    /// Checks what can be checked before anything is touched.
-    ///
-    /// # Errors
-    /// [`PipelineError::Config`] naming the field.
-    pub fn validate(&self) -> Result<(), PipelineError> {
-        let fail = |key: &str, expected: &str, got: String| {
-            Err(PipelineError::Config { key: key.into(), expected: expected.into(), got })
-        };
-        if self.suites()?.is_empty() {
-            return fail("data.suites", "at least one suite", "none".into());
-        }
-        if self.threads == 0 {
-            return fail("threads", "at least 1", "0".into());
-        }
-        if self.device != "cpu" {
-            return fail("device", "cpu (the only backend of this build)", format!("{:?}", self.device));
-        }
-        if w2a_data::Version::from_name(&self.data.lerobot_version).is_none() {
-            return fail("data.lerobot_version", "v2.1 or v3.0", format!("{:?}", self.data.lerobot_version));
-        }
-        let counts = [
-            ("data.labelled", self.data.labelled, 2),
-            ("data.videos", self.data.videos, 2),
-            ("data.posttrain_scenes", self.data.posttrain_scenes, 2),
-            ("data.tune_scenes", self.data.tune_scenes, 1),
-            ("world.autoencoder_videos", self.world.autoencoder_videos, 1),
-            ("posttrain.seeds", self.posttrain.seeds, 1),
-            ("posttrain.control_seeds", self.posttrain.control_seeds, 1),
-            ("posttrain.dreamgen_videos", self.posttrain.dreamgen_videos, 1),
-            ("posttrain.stage2.rounds", self.posttrain.stage2.rounds, 1),
-            ("posttrain.stage2.updates_per_round", self.posttrain.stage2.updates_per_round, 1),
-            ("posttrain.stage2.scenes_per_round", self.posttrain.stage2.scenes_per_round, 2),
-            ("eval.scenes", self.eval.scenes, 1),
-            ("eval.narrow_scenes", self.eval.narrow_scenes, 1),
-            ("eval.batch", self.eval.batch, 1),
-        ];
-        for (key, value, least) in counts {
-            if value < least {
-                return fail(key, &format!("at least {least}"), value.to_string());
-            }
-        }
-        if self.posttrain.gains.is_empty() || self.posttrain.gains.iter().any(|gain| !gain.is_finite() || *gain < 0.0) {
-            return fail(
-                "posttrain.gains",
-                "at least one finite number, none negative",
-                format!("{:?}", self.posttrain.gains),
-            );
-        }
-        let chunk = self.world.model.autoencoder.frames;
-        if self.policy.model.horizon < chunk {
-            let expected = format!("at least world.model.autoencoder.frames = {chunk}");
-            return fail("policy.model.horizon", &expected, self.policy.model.horizon.to_string());
-        }
-        Ok(())
     }
 }

@@ -1,11 +1,13 @@
 //! What every stage of a run needs: folders, device, progress, log.
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use w2a_nn::{Checkpoint, NnError, StepReport, TrainConfig, Training};
-use w2a_report::{GitState, Manifest, Metrics, Progress, StageStatus};
+use w2a_report::{GitState, Manifest, Metrics, StageStatus};
 
+use crate::progress::RunProgress;
 use crate::{Config, PipelineError, Request, Stage};
 
 /// The state of a run.
@@ -13,29 +15,17 @@ pub(crate) struct Context {
     pub config: Config,
     pub out: PathBuf,
     pub device: Device,
-    pub progress: Progress,
+    pub progress: RunProgress,
     pub manifest: Manifest,
     resume: bool,
     metrics: Option<Metrics>,
 }
 
-/// The share of a whole run that each stage takes, measured with the quick profile; the estimate of the remaining time
-/// starts from it and is corrected by what is measured on the way.
-const SHARES: [(Stage, f64); 7] = [
-    (Stage::Data, 0.06),
-    (Stage::World, 0.38),
-    (Stage::Policy, 0.2),
-    (Stage::Align, 0.08),
-    (Stage::Posttrain, 0.2),
-    (Stage::Eval, 0.07),
-    (Stage::Report, 0.01),
-];
-
 impl Context {
     /// Opens or creates the run's folder and writes its configuration.
     pub fn open(request: &Request) -> Result<Self, PipelineError> {
         let out = request.out.clone();
-        let io = |source| PipelineError::io("preparing the run's folder", source);
+        let unusable = |source| PipelineError::Folder { path: request.out.clone(), source };
         let text = toml::to_string(&request.config).map_err(|error| PipelineError::Config {
             key: "configuration".into(),
             expected: "something TOML can hold".into(),
@@ -47,13 +37,16 @@ impl Context {
             if !request.resume {
                 return Err(PipelineError::Exists { path: out });
             }
-            let saved = fs_err::read_to_string(&path).map_err(io)?;
+            let saved = fs_err::read_to_string(&path).map_err(unusable)?;
             if let Some(difference) = difference(&saved, &text) {
                 return Err(PipelineError::Changed { path: out, difference });
             }
         } else {
-            fs_err::create_dir_all(&out).map_err(io)?;
-            w2a_data::write_atomic(&path, text.as_bytes()).map_err(io)?;
+            if !is_free(&out).map_err(unusable)? {
+                return Err(PipelineError::Occupied { path: out });
+            }
+            fs_err::create_dir_all(&out).map_err(unusable)?;
+            w2a_data::write_atomic(&path, text.as_bytes()).map_err(unusable)?;
         }
         let stages: Vec<&str> = Stage::ALL.iter().map(|stage| stage.name()).collect();
         let manifest_path = out.join("manifest.json");
@@ -63,11 +56,6 @@ impl Context {
         };
         manifest.git = GitState::read(".").or(manifest.git);
         manifest.save(&manifest_path)?;
-        let planned: Vec<(&str, f64)> = SHARES
-            .iter()
-            .filter(|(stage, _)| *stage <= request.until)
-            .map(|(stage, share)| (stage.name(), *share))
-            .collect();
         // A pool that exists already was sized by an earlier run in this process, as in tests: its size stays.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(request.config.threads).build_global();
         let metrics = if existing { None } else { Some(Metrics::create(&out)?) };
@@ -75,7 +63,7 @@ impl Context {
             config: request.config.clone(),
             out,
             device: Device::flex(),
-            progress: Progress::new(&planned),
+            progress: RunProgress::new(&request.config, request.until),
             manifest,
             resume: existing,
             metrics,
@@ -83,12 +71,12 @@ impl Context {
     }
 
     pub fn begin(&mut self, stage: Stage) -> Result<(), PipelineError> {
-        self.progress.start(stage.name());
+        self.progress.start(stage);
         self.save_stage(stage, StageStatus::Running, 0.0)
     }
 
     pub fn end(&mut self, stage: Stage) -> Result<(), PipelineError> {
-        let seconds = self.progress.finish(stage.name());
+        let seconds = self.progress.finish(stage);
         if let Some(metrics) = &mut self.metrics {
             metrics.sync()?;
         }
@@ -129,6 +117,10 @@ impl Context {
         if self.resume && self.metrics.is_none() && done < config.steps {
             self.metrics = Some(Metrics::resume(&self.out, name, done as u64)?);
         }
+        if done < config.steps {
+            self.progress.part(name);
+            self.progress.credit(done, config.steps);
+        }
         let seed = self.config.seed;
         let training = Training { name, dir: Some(&dir), seed, config, depends };
         // The log moves into the callback and back, so that the training may borrow the rest of the context.
@@ -151,10 +143,10 @@ pub(crate) struct Steps {
 
 impl Steps {
     /// Logs a step and shows it.
-    pub fn step(&mut self, progress: &Progress, report: &StepReport) {
+    pub fn step(&mut self, progress: &RunProgress, report: &StepReport) {
         let tick = (report.steps / 200).max(1);
         let (_, loss) = report.losses[0];
-        progress.tick(report.step as u64, report.steps as u64, &format!("{} · loss {loss:.4}", self.name));
+        progress.tick(report.step, report.steps, &format!("{} · loss {loss:.4}", self.name));
         let step = report.step - 1;
         if step.is_multiple_of(tick) || report.step == report.steps {
             let mut values: Vec<(&str, f64)> =
@@ -176,17 +168,14 @@ impl Steps {
 }
 
 /// A JSON artifact of the run.
-pub(crate) fn save_json<T: serde::Serialize>(path: &std::path::Path, value: &T) -> Result<(), PipelineError> {
+pub(crate) fn save_json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), PipelineError> {
     let text = serde_json::to_vec_pretty(value)
         .map_err(|error| PipelineError::io("writing a result", std::io::Error::other(error)))?;
     w2a_data::write_atomic(path, &text).map_err(|source| PipelineError::io("writing a result", source))
 }
 
 /// Reads what [`save_json`] wrote.
-pub(crate) fn load_json<T: serde::de::DeserializeOwned>(
-    path: &std::path::Path,
-    stage: &'static str,
-) -> Result<T, PipelineError> {
+pub(crate) fn load_json<T: serde::de::DeserializeOwned>(path: &Path, stage: &'static str) -> Result<T, PipelineError> {
     let artifact = |reason: String| PipelineError::Artifact { path: path.to_owned(), reason, stage };
     let bytes = fs_err::read(path).map_err(|error| artifact(error.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|error| artifact(error.to_string()))
@@ -197,18 +186,47 @@ pub(crate) fn depends<T: serde::Serialize>(value: &T) -> serde_json::Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
-/// The first line in which two configurations differ, other than the number of threads.
-fn difference(saved: &str, given: &str) -> Option<String> {
-    let relevant = |text: &str| -> Vec<String> {
-        text.lines().filter(|line| !line.starts_with("threads")).map(str::to_owned).collect()
+/// Whether `folder` is missing, empty, or has no more in it than a run that was killed before it had begun.
+fn is_free(folder: &Path) -> std::io::Result<bool> {
+    let entries = match fs_err::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(true),
+        entries => entries?,
     };
-    let (saved, given) = (relevant(saved), relevant(given));
-    let pair = saved.iter().zip(&given).find(|(a, b)| a != b);
-    match pair {
-        Some((a, b)) => Some(format!("it has `{a}`, this command `{b}`")),
-        None if saved.len() != given.len() => Some("one has more keys than the other".into()),
-        None => None,
+    for entry in entries {
+        if entry?.file_name() != ".config.toml.partial" {
+            return Ok(false);
+        }
     }
+    Ok(true)
+}
+
+/// The first setting in which two configurations differ, other than the number of threads, with both values.
+fn difference(saved: &str, given: &str) -> Option<String> {
+    let parse = |text: &str| text.parse::<toml::Table>();
+    match (parse(saved), parse(given)) {
+        (Ok(saved), Ok(given)) => first_difference("", &saved, &given),
+        (Err(error), _) | (_, Err(error)) => Some(format!("it cannot be compared: {}", error.message())),
+    }
+}
+
+fn first_difference(section: &str, saved: &toml::Table, given: &toml::Table) -> Option<String> {
+    use toml::Value::Table;
+    let keys: std::collections::BTreeSet<&String> = saved.keys().chain(given.keys()).collect();
+    keys.into_iter().find_map(|name| {
+        let key = if section.is_empty() { name.clone() } else { format!("{section}.{name}") };
+        match (saved.get(name), given.get(name)) {
+            (saved, given) if saved == given || key == "threads" => None,
+            (Some(Table(saved)), Some(Table(given))) => first_difference(&key, saved, given),
+            (saved, given) => {
+                let words = |value: Option<&toml::Value>| match value {
+                    Some(Table(_)) => format!("has a section `{key}`"),
+                    Some(value) => format!("has `{key} = {value}`"),
+                    None => format!("has no `{key}`"),
+                };
+                Some(format!("it {}, this command {}", words(saved), words(given)))
+            }
+        }
+    })
 }
 
 impl From<w2a_report::WriteError> for PipelineError {
@@ -220,4 +238,51 @@ impl From<w2a_report::WriteError> for PipelineError {
 /// The result of a training function of the model crates, as the pipeline's.
 pub(crate) fn model<T>(result: Result<T, NnError>) -> Result<T, PipelineError> {
     result.map_err(PipelineError::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{difference, is_free};
+    use crate::{Config, Profile};
+
+    fn text(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::profile(Profile::Smoke);
+        change(&mut config);
+        toml::to_string(&config).unwrap()
+    }
+
+    #[test]
+    fn the_first_difference_is_named_with_its_section_and_both_values() {
+        let saved = text(|_| {});
+        let found = |change: fn(&mut Config)| difference(&saved, &text(change));
+        assert_eq!(found(|_| {}), None);
+        assert_eq!(found(|config| config.threads += 1), None);
+        let words = found(|config| config.world.flow_train.steps = 7).unwrap();
+        let before = Config::profile(Profile::Smoke).world.flow_train.steps;
+        let expected =
+            format!("it has `world.flow_train.steps = {before}`, this command has `world.flow_train.steps = 7`");
+        assert_eq!(words, expected);
+        let words = found(|config| config.data.suites.push("goal".into())).unwrap();
+        assert!(words.contains("`data.suites = [\"object\", \"goal\"]`"), "{words}");
+    }
+
+    #[test]
+    fn keys_that_only_one_of_them_has_are_differences() {
+        let words = difference("[a]\nx = 1\n", "[a]\nx = 1\ny = 2\n").unwrap();
+        assert_eq!(words, "it has no `a.y`, this command has `a.y = 2`");
+        let words = difference("a = 1\n", "[a]\nx = 1\n").unwrap();
+        assert_eq!(words, "it has `a = 1`, this command has a section `a`");
+        assert!(difference("a = \n", "a = 1\n").unwrap().contains("cannot be compared"));
+    }
+
+    #[test]
+    fn a_folder_with_files_of_others_is_not_free() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(is_free(&folder.path().join("absent")).unwrap());
+        std::fs::write(folder.path().join(".config.toml.partial"), "seed").unwrap();
+        assert!(is_free(folder.path()).unwrap());
+        std::fs::write(folder.path().join("thesis.tex"), "").unwrap();
+        assert!(!is_free(folder.path()).unwrap());
+        assert!(is_free(&folder.path().join("thesis.tex")).is_err());
+    }
 }

@@ -29,12 +29,11 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
         (VIDEO, train(Range::Full, VIDEO_OFFSET, data.videos)?, false),
         (ORACLE, scenes(&context.config, Split::Posttrain, Range::Full, 0, data.posttrain_scenes)?, false),
     ];
-    let total: usize = corpora.iter().map(|(_, scenes, _)| scenes.len()).sum();
-    let mut done = 0;
     for (name, scenes, labelled) in corpora {
         let dir = context.path(name);
         if !dir.exists() {
-            write(context, name, &scenes, labelled, &mut done, total)?;
+            context.progress.part(name);
+            write(context, name, &scenes, labelled)?;
         }
         let dataset = Dataset::open(&dir)?;
         let record =
@@ -45,20 +44,14 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     Ok(())
 }
 
-fn write(
-    context: &Context,
-    name: &str,
-    scenes: &[Scene],
-    labelled: bool,
-    done: &mut usize,
-    total: usize,
-) -> Result<(), PipelineError> {
+fn write(context: &Context, name: &str, scenes: &[Scene], labelled: bool) -> Result<(), PipelineError> {
     let version = Version::from_name(&context.config.data.lerobot_version).unwrap_or(Version::V30);
     let mut writer: Option<DatasetWriter> = None;
+    let mut done = 0;
     // Batches bound the memory; the expert rarely fails, and a failed demonstration is not one.
     for part in scenes.chunks(32) {
         for recording in record_many(part, context.config.seed, context.config.threads)? {
-            *done += 1;
+            done += 1;
             if !recording.success && name != ORACLE {
                 continue;
             }
@@ -77,7 +70,7 @@ fn write(
             };
             writer.push(&episode)?;
         }
-        context.progress.tick(*done as u64, total as u64, name);
+        context.progress.tick(done, scenes.len(), name);
     }
     match writer {
         Some(writer) => Ok(writer.finish()?),
@@ -99,10 +92,8 @@ pub(crate) fn scenes(
 ) -> Result<Vec<Scene>, PipelineError> {
     let mut out = Vec::new();
     for index in 0..count as u32 {
-        for suite in config.suites()? {
-            for task in 0..tasks(suite).len() {
-                out.push(Scene::new(suite, task, split, range, offset + index)?);
-            }
+        for (suite, task) in config.tasks()? {
+            out.push(Scene::new(suite, task, split, range, offset + index)?);
         }
     }
     Ok(out)

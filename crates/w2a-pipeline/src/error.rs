@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use w2a_nn::NnError;
+use w2a_report::{EvalError, ManifestError, MetricsError};
 
 /// An error of a run; says what, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,20 @@ pub enum PipelineError {
     Exists {
         /// The folder.
         path: PathBuf,
+    },
+    /// The folder holds something else.
+    #[error("{path} is not empty and holds no run of this program (it has no config.toml); choose another --out")]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder cannot be made or written to.
+    #[error("{path} cannot hold a run: {source}; {}", folder_hint(.source))]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The cause; names the path.
+        source: io::Error,
     },
     /// A run is continued with another configuration.
     #[error("{path} was started with another configuration: {difference}; restore it, or choose another --out")]
@@ -85,13 +100,62 @@ impl PipelineError {
         match self {
             Self::Config { .. }
             | Self::Exists { .. }
+            | Self::Occupied { .. }
             | Self::Changed { .. }
             | Self::Artifact { .. }
-            | Self::Data(_) => true,
-            Self::Model(error) => {
-                !matches!(error, NnError::Diverged { .. } | NnError::Device { .. } | NnError::Io { .. })
-            }
+            | Self::Data(_)
+            | Self::Manifest(ManifestError::Parse { .. })
+            | Self::Metrics(MetricsError::Parse { .. } | MetricsError::Exists { .. })
+            | Self::Eval(EvalError::Parse { .. }) => true,
+            Self::Folder { source, .. } => source.kind() != io::ErrorKind::StorageFull,
+            Self::Model(error) => match error {
+                NnError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+                NnError::Diverged { .. } | NnError::Device { .. } => false,
+                _ => true,
+            },
             _ => false,
         }
+    }
+}
+
+fn folder_hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull => "the disk is full: free space, or choose another --out",
+        _ => "choose another --out",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use w2a_nn::NnError;
+
+    use super::PipelineError;
+
+    fn missing_or_denied(kind: io::ErrorKind) -> PipelineError {
+        NnError::Io { action: "loading weights", source: kind.into() }.into()
+    }
+
+    #[test]
+    fn a_missing_file_is_the_users_and_says_what_to_do_but_a_failing_disk_is_not() {
+        let missing = missing_or_denied(io::ErrorKind::NotFound);
+        assert!(missing.is_users_mistake() && missing.to_string().contains("--resume"), "{missing}");
+        assert!(!missing_or_denied(io::ErrorKind::Other).is_users_mistake());
+        let full = |kind: io::ErrorKind| PipelineError::Folder { path: "run".into(), source: kind.into() };
+        assert!(full(io::ErrorKind::PermissionDenied).is_users_mistake());
+        assert!(!full(io::ErrorKind::StorageFull).is_users_mistake());
+    }
+
+    #[test]
+    fn damaged_files_of_a_run_are_the_users() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("manifest.json");
+        std::fs::write(&path, "{\"version\":").unwrap();
+        let manifest: PipelineError = w2a_report::Manifest::load(&path).unwrap_err().into();
+        assert!(manifest.is_users_mistake() && manifest.to_string().contains("delete it"), "{manifest}");
+        std::fs::write(folder.path().join("metrics.jsonl"), "{}\n").unwrap();
+        let metrics: PipelineError = w2a_report::read_metrics(folder.path()).unwrap_err().into();
+        assert!(metrics.is_users_mistake(), "{metrics}");
     }
 }

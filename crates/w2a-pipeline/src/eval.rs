@@ -7,33 +7,29 @@ use w2a_posttrain::{Record, Rollout};
 use w2a_report::{EpisodeResult, EvalInfo};
 use w2a_sim::{Range, Scene};
 
-use crate::PipelineError;
 use crate::arms::Arm;
 use crate::context::{Context, load_json, save_json};
 use crate::data::task_name;
 use crate::posttrain::{Shared, eval_scenes};
+use crate::progress::eval_part;
+use crate::{Config, PipelineError};
 
 /// The arm the report is about.
 pub(crate) const HEADLINE: &str = "w2a";
 
+/// The ranges of scenes, as file names call them.
+pub(crate) const FULL: &str = "full";
+const NARROW: &str = "narrow";
+
 pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     let shared = Shared::load(context)?;
     let start = Instant::now();
-    let mut all = Vec::new();
+    let (mut all, mut without_shift) = (Vec::new(), Vec::new());
     let (full, narrow) = (eval_scenes(context, Range::Full)?, eval_scenes(context, Range::Narrow)?);
     context.folder("eval")?;
-    let runs: usize = Arm::ALL.iter().map(|arm| arm.seeds(&context.config)).sum();
-    let mut done = 0;
-    for arm in Arm::ALL {
-        for seed in 0..arm.seeds(&context.config) {
-            all.extend(evaluate(context, &shared, arm, seed, &full, "full")?);
-            done += 1;
-            context.progress.tick(done as u64, runs as u64, arm.name());
-        }
-    }
-    let mut without_shift = Vec::new();
-    for arm in [Arm::Base, Arm::World2Act, Arm::WideLabels] {
-        without_shift.extend(evaluate(context, &shared, arm, 0, &narrow, "narrow")?);
+    for (arm, seed, range) in runs(&context.config) {
+        let (scenes, results) = if range == FULL { (&full, &mut all) } else { (&narrow, &mut without_shift) };
+        results.extend(evaluate(context, &shared, arm, seed, scenes, range)?);
     }
     let seconds = start.elapsed().as_secs_f64();
     let base = Arm::Base.name();
@@ -41,6 +37,13 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     EvalInfo::build(&without_shift, HEADLINE, base, seconds, &BTreeMap::new())?
         .save(context.path("eval_info_narrow.json"))?;
     Ok(())
+}
+
+/// What is evaluated, in order: every arm and seed on scenes of the full range, and on the narrow one the arms that show
+/// what the shift costs.
+pub(crate) fn runs(config: &Config) -> Vec<(Arm, usize, &'static str)> {
+    let full = Arm::ALL.into_iter().flat_map(|arm| (0..arm.seeds(config)).map(move |seed| (arm, seed, FULL)));
+    full.chain([Arm::Base, Arm::World2Act, Arm::WideLabels].map(|arm| (arm, 0, NARROW))).collect()
 }
 
 /// Episodes of one arm and seed; loaded if they were run before.
@@ -52,15 +55,18 @@ fn evaluate(
     scenes: &[Scene],
     range: &str,
 ) -> Result<Vec<EpisodeResult>, PipelineError> {
-    let path = context.path(&format!("eval/{}_seed{seed}_{range}.json", arm.name()));
+    let part = eval_part(arm, seed, range);
+    let path = context.path(&format!("{part}.json"));
     if path.exists() {
         return load_json(&path, "eval");
     }
     let chunk_len = context.config.world.model.autoencoder.frames;
     let horizon = scenes.iter().map(|scene| scene.task_info().horizon).max().unwrap_or(0);
     let gain = arm.gain(context, seed)?;
+    context.progress.part(&part);
+    let tick = |done| context.progress.tick(done, scenes.len(), &format!("{} on {range} range", arm.name()));
     let rollouts =
-        shared.rollouts(context, (arm, seed, gain), scenes, horizon.div_ceil(chunk_len), Record::Outcome, |_| {})?;
+        shared.rollouts(context, (arm, seed, gain), scenes, horizon.div_ceil(chunk_len), Record::Outcome, tick)?;
     let results: Vec<EpisodeResult> = rollouts.iter().map(|rollout| result(arm, seed, rollout)).collect();
     save_json(&path, &results)?;
     Ok(results)

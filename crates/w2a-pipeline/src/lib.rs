@@ -11,7 +11,9 @@ mod error;
 mod eval;
 mod policy;
 mod posttrain;
+mod progress;
 mod report;
+mod validate;
 mod world;
 
 use std::path::{Path, PathBuf};

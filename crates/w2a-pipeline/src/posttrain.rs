@@ -17,9 +17,12 @@ use crate::arms::{Arm, TargetKind};
 use crate::context::{Context, depends, model, save_json};
 use crate::data::{NARROW, episodes, scenes, task_number};
 use crate::policy::{BASE, frozen};
+use crate::progress::gain_part;
 use crate::world::{self, GRID};
 
-const IDM: &str = "posttrain/idm";
+pub(crate) const IDM: &str = "posttrain/idm";
+/// The part of the stage that decodes and labels what was imagined.
+pub(crate) const IMAGINATION: &str = "posttrain/imagination";
 const CAMERAS: [&str; 2] = ["agent", "wrist"];
 
 /// Everything frozen that the arms share.
@@ -87,6 +90,7 @@ impl Shared {
 pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     let shared = Shared::load(context)?;
     let idm = idm(context, &shared)?;
+    context.progress.part(IMAGINATION);
     let scenes = world::posttrain_scenes(&context.config)?;
     let imagined = world::imagined(context, "imagined_posttrain")?;
     let expert = world::imagined(context, "expert_posttrain")?;
@@ -286,15 +290,15 @@ fn residual(
         let on_round = |round: usize, rollouts: &[Rollout], found: &Diagnostics, step: f32| {
             let success = rollouts.iter().filter(|rollout| rollout.success).count() as f64 / rollouts.len() as f64;
             let mut values = vec![
-                ("success", success),
-                ("cosine", f64::from(found.cosine)),
-                ("retrieval", f64::from(found.retrieval)),
-                ("shared", f64::from(found.shared)),
-                ("norm", f64::from(found.norm)),
-                ("relative_step", f64::from(step)),
+                ("rollout_success", success),
+                ("rollout_cosine", f64::from(found.cosine)),
+                ("rollout_retrieval", f64::from(found.retrieval)),
+                ("rollout_shared", f64::from(found.shared)),
+                ("rollout_norm", f64::from(found.norm)),
+                ("rollout_step", f64::from(step)),
             ];
             let names: Vec<String> =
-                (0..found.cosine_per_chunk.len()).map(|chunk| format!("cosine_chunk_{chunk:02}")).collect();
+                (0..found.cosine_per_chunk.len()).map(|chunk| format!("rollout_cosine_chunk_{chunk:02}")).collect();
             values.extend(
                 names.iter().map(String::as_str).zip(found.cosine_per_chunk.iter().map(|value| f64::from(*value))),
             );
@@ -368,20 +372,23 @@ fn gain(context: &mut Context, shared: &Shared, arm: Arm, seed: usize) -> Result
     let imagined = world::imagined(context, "imagined_tune")?;
     let decisions = context.config.world.model.flow.chunks;
     let gains = context.config.posttrain.gains.clone();
+    context.progress.part(&gain_part(arm, seed));
+    let message = format!("{} · choosing the scale", arm.folder(seed));
     let mut tried = 0;
     let run = |gain: f32| {
+        let before = tried * scenes.len();
         tried += 1;
-        context.progress.tick(tried, gains.len() as u64, &format!("{} · choosing the scale", arm.folder(seed)));
-        shared.rollouts(context, (arm, seed, gain), &scenes, decisions, Record::Video, |_| {}).map_err(|error| {
-            match error {
+        let tick = |done| context.progress.tick(before + done, gains.len() * scenes.len(), &message);
+        shared.rollouts(context, (arm, seed, gain), &scenes, decisions, Record::Video, tick).map_err(
+            |error| match error {
                 PipelineError::Model(error) => error,
                 other => NnError::Input {
                     what: "rollouts on tuning scenes".into(),
                     expected: "to run".into(),
                     got: other.to_string(),
                 },
-            }
-        })
+            },
+        )
     };
     let choice = model(choose_gain(&gains, run, &shared.world, shared.world.statistics(), &imagined))?;
     save_json(&path, &choice)

@@ -112,11 +112,10 @@ pub(crate) fn summary(context: &Context) -> Result<String, PipelineError> {
 
 fn what_was_done(context: &Context, narrow: &EvalInfo) -> String {
     let data = &context.config.data;
-    let tasks: usize =
-        context.config.suites().map_or(0, |suites| suites.iter().map(|suite| w2a_sim::tasks(*suite).len()).sum());
+    let tasks = context.config.tasks().map_or(0, |tasks| tasks.len());
     let near = |name: &str| narrow.methods.get(name).and_then(|method| method.all.pc_success).unwrap_or(f64::NAN);
     format!(
-        "Suites: {}, {tasks} tasks. Labelled demonstrations ({} per task) cover one half of the table; the evaluation covers all \
+        "Suites: {}; tasks: {tasks}. Labelled demonstrations ({} per task) cover a part of the table; the evaluation covers all \
          of it. A world model saw {} action-free videos per task of the whole table and imagined how each of {} \
          post-training scenes per task should unfold; a residual policy was pulled towards what was imagined. The base \
          policy itself stays frozen.\n\nWithout the shift, on scenes where demonstrations lie, the base policy solves \
@@ -162,8 +161,7 @@ fn learning(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, 
     let arms = [Arm::World2Act, Arm::Infonce, Arm::Oracle, Arm::Shuffled];
     let mut cosine = LinePlot::new("Stage 2", "update", "cosine to the target").include_y(0.0, 1.0);
     for arm in arms {
-        let points: Vec<(f64, f64)> =
-            curve(&lines, &arm.folder(0), "cosine").into_iter().filter(|(step, _)| step.is_finite()).collect();
+        let points = curve(&lines, &arm.folder(0), "rollout_cosine");
         if !points.is_empty() {
             cosine = cosine.series(method_label(arm.name()), &points);
         }
@@ -198,6 +196,9 @@ fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
     let shared = Shared::load(context)?;
     let scenes: Vec<Scene> =
         eval_scenes(context, Range::Full)?.into_iter().filter(|scene| !scene.in_support()).take(3).collect();
+    if scenes.is_empty() {
+        return Ok(report);
+    }
     let chunks = context.config.world.model.flow.chunks;
     let first = world::first_frames(context, &scenes)?;
     let words: Vec<&str> = scenes.iter().map(|scene| scene.task_info().instruction).collect();
@@ -262,8 +263,8 @@ fn cosine_plot(context: &Context) -> Result<ScatterPlot, PipelineError> {
     let mut plot = ScatterPlot::new("", "mean cosine to the target", "success of the rollouts, %");
     for arm in [Arm::World2Act, Arm::Infonce, Arm::Oracle, Arm::Shuffled] {
         let stage = arm.folder(0);
-        let success = curve(&lines, &stage, "success");
-        let cosine = curve(&lines, &stage, "cosine");
+        let success = curve(&lines, &stage, "rollout_success");
+        let cosine = curve(&lines, &stage, "rollout_cosine");
         for (step, value) in success {
             if let Some((_, cosine)) = cosine.iter().find(|(at, _)| *at == step) {
                 plot = plot.point(method_label(arm.name()), "", *cosine, 100.0 * value);

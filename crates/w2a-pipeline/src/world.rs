@@ -10,6 +10,7 @@ use w2a_world::{
 
 use crate::context::{Context, depends, model};
 use crate::data::{NARROW, ORACLE, VIDEO, scenes};
+use crate::progress::{CORPUS, IMAGINED_POSTTRAIN, IMAGINED_TUNE};
 use crate::{Config, PipelineError};
 
 pub(crate) const AUTOENCODER: &str = "world/autoencoder";
@@ -104,16 +105,18 @@ fn corpus(context: &Context, autoencoder: &VideoAutoencoder) -> Result<Vec<Laten
         return model(load_latents(&path));
     }
     context.folder("latents")?;
+    context.progress.part(CORPUS);
     let autoencoder = autoencoder.valid();
     let shape = model(autoencoder.latent_shape(GRID.0, GRID.1, config.autoencoder.channels))?;
-    let mut out = Vec::new();
-    for name in [VIDEO, NARROW] {
-        let dataset = Dataset::open(context.path(name))?;
-        for (index, episode) in dataset.episodes().enumerate() {
+    let datasets = [Dataset::open(context.path(VIDEO))?, Dataset::open(context.path(NARROW))?];
+    let total = datasets.iter().map(Dataset::len).sum();
+    let mut out = Vec::with_capacity(total);
+    for dataset in datasets {
+        for episode in dataset.episodes() {
             let video = model(grid_video(&episode?, config.autoencoder.frames, config.flow.chunks))?;
             let frames = config.autoencoder.frames;
             out.extend(model(encode_videos(&autoencoder, &[video], frames, shape, &context.device))?);
-            context.progress.tick(index as u64, dataset.len() as u64, &format!("encoding {name}"));
+            context.progress.tick(out.len(), total, "encoding videos");
         }
     }
     model(save_latents(&path, &out))?;
@@ -132,19 +135,22 @@ fn corpus_instructions(context: &Context) -> Result<Vec<String>, PipelineError> 
 fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
     let world = load(context)?;
     let chunks = context.config.world.model.flow.chunks;
-    for (which, scenes) in [("posttrain", posttrain_scenes(&context.config)?), ("tune", tune_scenes(&context.config)?)]
-    {
+    for (which, part, scenes) in [
+        ("posttrain", IMAGINED_POSTTRAIN, posttrain_scenes(&context.config)?),
+        ("tune", IMAGINED_TUNE, tune_scenes(&context.config)?),
+    ] {
         let path = context.path(&format!("latents/imagined_{which}.safetensors"));
         if path.exists() {
             continue;
         }
+        context.progress.part(part);
         let mut out = Vec::with_capacity(scenes.len());
         for (part_index, part) in scenes.chunks(32).enumerate() {
             let first = first_frames(context, part)?;
             let words: Vec<&str> = part.iter().map(|scene| scene.task_info().instruction).collect();
             let mut rng = w2a_data::stream(context.config.seed, &format!("imagine/{which}/{part_index}"));
             out.extend(model(world.imagine(&first, &words, chunks, &mut rng))?);
-            context.progress.tick(out.len() as u64, scenes.len() as u64, &format!("imagining {which} scenes"));
+            context.progress.tick(out.len(), scenes.len(), &format!("imagining {which} scenes"));
         }
         model(save_latents(&path, &out))?;
     }

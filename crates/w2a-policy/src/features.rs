@@ -1,43 +1,47 @@
 //! The vision trunk of the embedded policy and inverse dynamics model.
 //!
-//! A patch embedding, one convolution, language modulation, and a spatial softmax: key-points rather than a flattened map,
-//! because where a thing is should carry over to places without labels.
+//! Overlapping windows of pixels become features; queries made from the instruction attend to them and return where they
+//! looked and what they saw. Where a thing is comes out as coordinates rather than as a position in a flattened map,
+//! because it should carry over to places without labels.
 
 use burn::module::Module;
 use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{Conv2d, Init, Linear, tensor};
+use w2a_nn::{Init, LayerNorm, Linear, tensor};
 
 /// Sizes of the trunk.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct VisionConfig {
-    /// Side of a patch in pixels.
+    /// Distance of neighbouring windows in pixels; windows are twice as wide.
     pub patch: usize,
-    /// Channels of the patch embedding.
+    /// Features per window.
     pub channels: usize,
-    /// Key-points per camera.
+    /// Queries per camera.
     pub keypoints: usize,
 }
 
 impl Default for VisionConfig {
     fn default() -> Self {
-        Self { patch: 4, channels: 48, keypoints: 64 }
+        Self { patch: 4, channels: 64, keypoints: 24 }
     }
 }
 
-/// Images of one camera as patches.
+/// Features that each query returns besides its place.
+const SEEN: usize = 16;
+
+/// Images of one camera as overlapping windows.
 #[derive(Clone, Debug)]
 pub struct ImageBatch {
-    /// `[batch, rows * columns, patch * patch * channels]`, bytes scaled to `[-1, 1]`.
-    pub patches: Tensor<3>,
-    /// Rows and columns of patches.
+    /// `[batch, rows * columns, (2 patch)^2 * 3]`, bytes scaled to `[-1, 1]`.
+    pub windows: Tensor<3>,
+    /// Rows and columns of windows.
     pub grid: (usize, usize),
 }
 
 impl ImageBatch {
-    /// Cuts `images`, each `[height, width, 3]` bytes, into square patches; rows and columns that do not fill a patch are
-    /// left out.
+    /// Cuts `images`, each `[height, width, 3]` bytes, into windows of `2 patch` pixels every `patch` pixels, centred on the
+    /// patches; the border repeats its last pixel. Rows and columns that do not fill a patch are left out.
     pub fn new<'a>(
         images: impl ExactSizeIterator<Item = &'a [u8]>,
         height: usize,
@@ -46,20 +50,24 @@ impl ImageBatch {
         device: &Device,
     ) -> Self {
         let (rows, columns) = (height / patch, width / patch);
-        let batch = images.len();
-        let mut out = Vec::with_capacity(batch * rows * columns * patch * patch * 3);
+        let (batch, side) = (images.len(), 2 * patch);
+        let mut out = Vec::with_capacity(batch * rows * columns * side * side * 3);
+        let clamp = |at: usize, limit: usize| at.saturating_sub(patch / 2).min(limit - 1);
         for image in images {
             for row in 0..rows {
                 for column in 0..columns {
-                    for y in 0..patch {
-                        let start = ((row * patch + y) * width + column * patch) * 3;
-                        out.extend(image[start..start + patch * 3].iter().map(|&byte| f32::from(byte) / 127.5 - 1.0));
+                    for y in 0..side {
+                        let y = clamp(row * patch + y, height) * width;
+                        for x in 0..side {
+                            let at = (y + clamp(column * patch + x, width)) * 3;
+                            out.extend(image[at..at + 3].iter().map(|&byte| f32::from(byte) / 127.5 - 1.0));
+                        }
                     }
                 }
             }
         }
-        let patches = tensor(out, [batch, rows * columns, patch * patch * 3], device);
-        Self { patches, grid: (rows, columns) }
+        let windows = tensor(out, [batch, rows * columns, side * side * 3], device);
+        Self { windows, grid: (rows, columns) }
     }
 }
 
@@ -67,47 +75,51 @@ impl ImageBatch {
 #[derive(Module, Debug)]
 pub struct VisionTrunk {
     embed: Linear,
-    conv: Conv2d,
-    film: Linear,
-    keypoints: Linear,
+    mix: Linear,
+    norm: LayerNorm,
+    query: Linear,
+    value: Linear,
+    keypoints: usize,
 }
 
 impl VisionTrunk {
-    /// A fresh trunk for `frames` images at once (their patches concatenated), whose features are modulated by a condition
-    /// of width `condition`.
+    /// A fresh trunk for `frames` images at once (their windows concatenated), whose queries come from a condition of width
+    /// `condition`.
     pub fn new(config: &VisionConfig, frames: usize, condition: usize, init: &mut Init) -> Self {
         let VisionConfig { patch, channels, keypoints } = *config;
         Self {
-            embed: Linear::new(patch * patch * 3 * frames, channels, init),
-            conv: Conv2d::new(channels, 64, 3, 2, 1, init),
-            film: Linear::new(condition, 128, init),
-            keypoints: Linear::new(64, keypoints, init),
+            embed: Linear::new(4 * patch * patch * 3 * frames, channels, init),
+            mix: Linear::new(channels, channels, init),
+            norm: LayerNorm::new(channels, init),
+            query: Linear::new(condition, keypoints * channels, init),
+            value: Linear::new(channels, SEEN, init),
+            keypoints,
         }
     }
 
-    /// Width of the features for `keypoints` key-points: two coordinates and a strength each.
+    /// Width of the features: two coordinates and [`SEEN`] values per query.
     pub fn width(config: &VisionConfig) -> usize {
-        3 * config.keypoints
+        (2 + SEEN) * config.keypoints
     }
 
-    /// `condition` `[batch, condition]` → features `[batch, 3 * keypoints]`.
+    /// `condition` `[batch, condition]` → features `[batch, width]`.
     pub fn forward(&self, images: &ImageBatch, condition: Tensor<2>) -> Tensor<2> {
         let (rows, columns) = images.grid;
-        let batch = images.patches.dims()[0];
-        let embedded = gelu(self.embed.forward(images.patches.clone()));
-        let channels = embedded.dims()[2];
-        let map = embedded.reshape([batch, rows, columns, channels]).permute([0, 3, 1, 2]);
-        let map = self.conv.forward(map).permute([0, 2, 3, 1]);
-        let [_, rows, columns, channels] = map.dims();
-        let map = map.reshape([batch, rows * columns, channels]);
-        let film = self.film.forward(condition).reshape([batch, 1, 2 * channels]);
-        let map = gelu(map * (film.clone().narrow(2, 0, channels) + 1.0) + film.narrow(2, channels, channels));
-        let logits = self.keypoints.forward(map).swap_dims(1, 2);
-        let points = logits.dims()[1];
-        let place = softmax(logits.clone(), 2);
-        let coordinates = place.clone().matmul(grid(rows, columns, &place.device()).unsqueeze());
-        let strength = (place * logits).sum_dim(2);
-        Tensor::cat(vec![coordinates.reshape([batch, 2 * points]), strength.reshape([batch, points])], 1)
+        let batch = images.windows.dims()[0];
+        let features = gelu(self.embed.forward(images.windows.clone()));
+        let features = self.norm.forward(self.mix.forward(features.clone()) + features);
+        let channels = features.dims()[2];
+        let query = self.query.forward(condition).reshape([batch, self.keypoints, channels]);
+        // Unit-variance features against queries of order one: no division by the root of the width, so that attention can
+        // become sharp early.
+        let place = softmax(query.matmul(features.clone().swap_dims(1, 2)), 2);
+        let device = place.device();
+        let coordinates = place.clone().matmul(grid(rows, columns, &device).unsqueeze());
+        let seen = place.matmul(self.value.forward(features));
+        Tensor::cat(
+            vec![coordinates.reshape([batch, 2 * self.keypoints]), seen.reshape([batch, SEEN * self.keypoints])],
+            1,
+        )
     }
 }
 
@@ -116,4 +128,22 @@ fn grid(rows: usize, columns: usize, device: &Device) -> Tensor<2> {
     let place = |index: usize, count: usize| (2 * index + 1) as f32 / count as f32 - 1.0;
     let cells = (0..rows * columns).flat_map(|cell| [place(cell / columns, rows), place(cell % columns, columns)]);
     tensor(cells.collect(), [rows * columns, 2], device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ImageBatch;
+    use burn::tensor::Device;
+
+    #[test]
+    fn windows_are_centred_on_their_patches_and_repeat_the_border() {
+        // One row of four pixels with grey levels 0, 85, 170, 255; patches of two pixels, windows of four.
+        let image: Vec<u8> = [0, 85, 170, 255].iter().flat_map(|&grey| [grey; 3]).collect::<Vec<_>>().repeat(2);
+        let batch = ImageBatch::new([image.as_slice()].into_iter(), 2, 4, 2, &Device::flex());
+        assert_eq!((batch.grid, batch.windows.dims()), ((1, 2), [1, 2, 48]));
+        let values = w2a_nn::values(batch.windows).unwrap();
+        let row: Vec<i32> =
+            values[..12].iter().step_by(3).map(|value| ((value + 1.0) * 127.5).round() as i32).collect();
+        assert_eq!(row, [0, 0, 85, 170]);
+    }
 }

@@ -3,8 +3,8 @@
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use w2a_data::{Episode, Normaliser, NormaliserMode, StatisticsBuilder};
-use w2a_nn::{Init, NnError, StepReport, TEXT_DIM, Training, embed_text, tensor, train};
+use w2a_data::{Episode, Normaliser, NormaliserMode, Statistics, StatisticsBuilder};
+use w2a_nn::{Init, NnError, StepReport, TEXT_DIM, Training, embed_text, tensor, train_sharded};
 
 use crate::{ImageBatch, MiniPolicyConfig, PolicyNet};
 
@@ -44,7 +44,10 @@ impl DemonstrationSet {
             for episode in &episodes {
                 builder.push(rows(episode)).map_err(|error| input("finite rows", error.to_string()))?;
             }
-            let statistics = builder.finish().map_err(|error| input("statistics", error.to_string()))?;
+            let mut statistics = builder.finish().map_err(|error| input("statistics", error.to_string()))?;
+            if mode == NormaliserMode::MinMax {
+                even_out(&mut statistics);
+            }
             Normaliser::new(&statistics, mode).map_err(|error| input("statistics", error.to_string()))
         };
         let proprio = normaliser("observation.state", state, NormaliserMode::MeanStd, |episode| &episode.proprio)?;
@@ -55,6 +58,18 @@ impl DemonstrationSet {
     /// The same demonstrations normalised as `other`'s: an arm that is compared with another shares its statistics.
     pub fn normalised_as(episodes: Vec<Episode>, other: &Self) -> Self {
         Self { episodes, proprio: other.proprio.clone(), action: other.action.clone() }
+    }
+}
+
+/// Widens the range of dimensions that hardly move to half of the widest one's: otherwise the noise of an unused rotation
+/// would be blown up to the size of a motion, and losses and embeddings would be mostly about it.
+fn even_out(statistics: &mut Statistics) {
+    let half: Vec<f32> = statistics.min.iter().zip(&statistics.max).map(|(min, max)| (max - min) / 2.0).collect();
+    let least = 0.5 * half.iter().copied().fold(0.0, f32::max);
+    for (index, half) in half.into_iter().enumerate() {
+        let centre = statistics.min[index] + half;
+        statistics.min[index] = centre - half.max(least);
+        statistics.max[index] = centre + half.max(least);
     }
 }
 
@@ -91,9 +106,8 @@ pub fn train_policy(
     for (index, episode) in set.episodes.iter().enumerate() {
         starts.extend((0..episode.len()).map(|step| (index, step)));
     }
-    let batch = training.config.batch;
     let horizon = config.horizon;
-    let loss = |net: &PolicyNet, _: usize, rng: &mut ChaCha8Rng| {
+    let loss = |net: &PolicyNet, _: usize, batch: usize, rng: &mut ChaCha8Rng| {
         let chosen: Vec<(usize, usize)> = (0..batch).map(|_| starts[rng.random_range(0..starts.len())]).collect();
         let (mut proprio, mut target, mut text) = (Vec::new(), Vec::new(), Vec::new());
         for &(index, step) in &chosen {
@@ -118,5 +132,5 @@ pub fn train_policy(
         let error: Tensor<2> = (predicted - tensor(target, [batch, horizon * action], &device)).abs();
         Ok((error.mean(), vec![]))
     };
-    train(net, training, loss, on_step)
+    train_sharded(net, training, loss, on_step)
 }

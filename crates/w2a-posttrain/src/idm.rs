@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_data::{Camera, Normaliser};
-use w2a_nn::{Init, Linear, NnError, StepReport, TEXT_DIM, Training, embed_text, tensor, train, values};
+use w2a_nn::{Init, Linear, NnError, StepReport, TEXT_DIM, Training, embed_text, tensor, train_sharded, values};
 use w2a_policy::{DemonstrationSet, ImageBatch, VisionConfig, VisionTrunk};
 use w2a_world::GridVideo;
 
@@ -61,7 +61,7 @@ impl IdmNet {
     }
 }
 
-/// Two consecutive frames of one camera as one batch of patches.
+/// Two consecutive frames of one camera as one batch of windows.
 fn pair<'a>(
     frames: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + Clone,
     camera: &Camera,
@@ -70,7 +70,7 @@ fn pair<'a>(
 ) -> ImageBatch {
     let first = ImageBatch::new(frames.clone().map(|pair| pair.0), camera.height, camera.width, patch, device);
     let second = ImageBatch::new(frames.map(|pair| pair.1), camera.height, camera.width, patch, device);
-    ImageBatch { patches: Tensor::cat(vec![first.patches, second.patches], 2), grid: first.grid }
+    ImageBatch { windows: Tensor::cat(vec![first.windows, second.windows], 2), grid: first.grid }
 }
 
 /// Trains on the labelled demonstrations.
@@ -91,8 +91,7 @@ pub fn train_idm(
     let mut init = Init { rng: &mut stream, device: &device };
     let net = IdmNet::new(config, first.cameras.len(), state, action, &mut init);
     let texts: Vec<Vec<f32>> = set.episodes.iter().map(|episode| embed_text(&episode.instruction)).collect();
-    let batch = training.config.batch;
-    let loss = |net: &IdmNet, _: usize, rng: &mut ChaCha8Rng| {
+    let loss = |net: &IdmNet, _: usize, batch: usize, rng: &mut ChaCha8Rng| {
         let (mut target, mut text) = (Vec::new(), Vec::new());
         let chosen: Vec<(usize, usize)> = (0..batch)
             .map(|_| {
@@ -123,7 +122,7 @@ pub fn train_idm(
         let of_action = error.clone().narrow(1, 0, action).mean();
         Ok((error.mean(), vec![("action_error", of_action)]))
     };
-    train(net, training, loss, on_step)
+    train_sharded(net, training, loss, on_step)
 }
 
 /// The inverse dynamics model, frozen.

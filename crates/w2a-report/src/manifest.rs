@@ -1,5 +1,6 @@
 //! `manifest.json`: what one must know to repeat a run.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -139,6 +140,18 @@ pub struct DatasetRecord {
     pub episodes: usize,
 }
 
+/// A command line as text, without the folder of the program: it says nothing about the run, but something about the
+/// machine.
+fn command(arguments: impl Iterator<Item = OsString>) -> Vec<String> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    if let Some(program) = arguments.first_mut()
+        && let Some(name) = Path::new(program).file_name()
+    {
+        *program = name.to_owned();
+    }
+    arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect()
+}
+
 /// The content of `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -146,7 +159,7 @@ pub struct Manifest {
     pub version: String,
     /// Git state, if the run was started inside a repository.
     pub git: Option<GitState>,
-    /// The command line.
+    /// The command line; of the program, only its file name.
     pub command: Vec<String>,
     /// The seed.
     pub seed: u64,
@@ -175,7 +188,10 @@ pub enum ManifestError {
         path: PathBuf,
     },
     /// Not ours.
-    #[error("manifest: cannot parse: {source}; it was written by another version or edited by hand: {}", path.display())]
+    #[error(
+        "manifest: cannot parse: {source}; it was damaged or edited by hand: delete it and run again with --resume, only the durations \
+         of the stages are lost: {}", path.display()
+    )]
     Parse {
         /// Reason, with line and column.
         source: serde_json::Error,
@@ -199,8 +215,7 @@ impl Manifest {
         Self {
             version: version.to_owned(),
             git: GitState::read("."),
-            // `args` would panic on an argument that is not UTF-8.
-            command: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+            command: command(std::env::args_os()),
             seed,
             threads,
             machine: Machine::detect(),
@@ -262,6 +277,12 @@ mod tests {
         assert_eq!(loaded, manifest);
         assert_eq!((loaded.stages[1].status, loaded.stages[1].seconds), (StageStatus::Done, 3.5));
         assert!(!loaded.command.is_empty() && loaded.machine.cpus > 0);
+    }
+
+    #[test]
+    fn the_folder_of_the_program_is_left_out() {
+        let typed = ["/home/somebody/bin/world2act", "demo", "--out", "/data/run"].map(OsString::from);
+        assert_eq!(command(typed.into_iter()), ["world2act", "demo", "--out", "/data/run"]);
     }
 
     #[test]

@@ -13,7 +13,8 @@ const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 ///
 /// Each stage of the plan has a share of the whole work. What a unit of work costs is measured from what is done; the
 /// running stage's remainder moves from that general price to its own measured speed as it passes its first tenth,
-/// because a plan's shares are guesses while a stage's own steps are much alike.
+/// because a plan's shares are guesses while a stage's own steps are much alike. What an earlier process has done is
+/// credited: it counts as progress, and its price is not measured.
 #[derive(Clone, Debug)]
 struct Estimate {
     stages: Vec<StageState>,
@@ -23,14 +24,24 @@ struct Estimate {
 struct StageState {
     share: f64,
     fraction: f64,
+    /// Part of `fraction` that was there before.
+    credited: f64,
     seconds: f64,
     is_skipped: bool,
+}
+
+impl StageState {
+    /// Part of the stage that was done in this process.
+    fn worked(&self) -> f64 {
+        self.fraction - self.credited
+    }
 }
 
 impl Estimate {
     fn new(shares: impl Iterator<Item = f64>) -> Self {
         let clean = |share: f64| if share.is_finite() && share > 0.0 { share } else { 1e-6 };
-        let stage = |share| StageState { share: clean(share), fraction: 0.0, seconds: 0.0, is_skipped: false };
+        let stage =
+            |share| StageState { share: clean(share), fraction: 0.0, credited: 0.0, seconds: 0.0, is_skipped: false };
         Self { stages: shares.map(stage).collect() }
     }
 
@@ -40,19 +51,27 @@ impl Estimate {
         stage.seconds = seconds;
     }
 
+    fn credit(&mut self, stage: usize, fraction: f64) {
+        let stage = &mut self.stages[stage];
+        let fraction = fraction.clamp(0.0, 1.0);
+        stage.credited += (fraction - stage.fraction).max(0.0);
+        stage.fraction = stage.fraction.max(fraction);
+    }
+
     /// Seconds that remain; `None` before anything was measured.
     fn remaining_s(&self) -> Option<f64> {
-        let measured = || self.stages.iter().filter(|stage| !stage.is_skipped && stage.fraction > 0.0);
-        let work = measured().map(|stage| stage.share * stage.fraction).sum::<f64>();
+        let measured = || self.stages.iter().filter(|stage| !stage.is_skipped && stage.worked() > 0.0);
+        let work = measured().map(|stage| stage.share * stage.worked()).sum::<f64>();
         let seconds_per_work = measured().map(|stage| stage.seconds).sum::<f64>() / work;
         let remaining = |stage: &StageState| {
             let left = 1.0 - stage.fraction;
             let planned = stage.share * left * seconds_per_work;
-            if stage.fraction == 0.0 {
+            let worked = stage.worked();
+            if worked <= 0.0 {
                 return planned;
             }
-            let own = stage.seconds / stage.fraction * left;
-            let trust = (stage.fraction / 0.1).min(1.0);
+            let own = stage.seconds / worked * left;
+            let trust = (worked / 0.1).min(1.0);
             trust * own + (1.0 - trust) * planned
         };
         (work > 0.0).then(|| self.stages.iter().filter(|stage| !stage.is_skipped).map(remaining).sum())
@@ -131,6 +150,14 @@ impl Progress {
         let seconds = state.stage_started.elapsed().as_secs_f64();
         state.estimate.update(index, done as f64 / total.max(1) as f64, seconds);
         state.show(done, total, message, false);
+    }
+
+    /// `done` of `total` steps of the running stage are finished, those since the last call by an earlier process: they
+    /// count as done and do not teach how long a step takes.
+    pub fn credit(&self, done: u64, total: u64) {
+        let mut state = self.lock();
+        let Some(index) = state.stage else { return };
+        state.estimate.credit(index, done as f64 / total.max(1) as f64);
     }
 
     /// Ends a stage and returns the seconds it took in this process.
@@ -272,6 +299,16 @@ mod tests {
         estimate.stages[0].is_skipped = true;
         estimate.update(1, 0.5, 5.0);
         close(estimate.remaining_s(), 15.0);
+    }
+
+    #[test]
+    fn what_was_done_before_is_no_measure_of_speed() {
+        let mut estimate = Estimate::new([1.0, 1.0].into_iter());
+        estimate.credit(0, 0.5);
+        assert_eq!(estimate.remaining_s(), None);
+        // A quarter of a stage took 10 s: the last quarter takes 10 s more, the next stage 40 s.
+        estimate.update(0, 0.75, 10.0);
+        close(estimate.remaining_s(), 10.0 + 40.0);
     }
 
     #[test]

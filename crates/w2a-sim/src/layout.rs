@@ -12,6 +12,10 @@ const SIM_SEED: u64 = 0x7ab1_e70b;
 /// Centres of things lie in `[-WORKSPACE, WORKSPACE]` in x and y, metres.
 pub(crate) const WORKSPACE: f32 = 0.17;
 
+/// Narrow scenes have everything that matters for the task at `y` below this, metres: about two thirds of the workspace,
+/// so that two things lie there together in about two of five full-range scenes.
+pub(crate) const NARROW_EDGE: f32 = 0.05;
+
 /// Where the cabinet's centre stands; its drawer opens towards +x.
 pub(crate) const CABINET_X: f32 = -0.225;
 
@@ -102,7 +106,7 @@ fn draw(scene: &Scene, rng: &mut ChaCha8Rng) -> Vec<Item> {
     let relevant = scene.definition().relevant;
     let mut put = |name: &'static str, kind: Kind| {
         let relevant = relevant.contains(&name);
-        let high = if relevant && scene.range() == Range::Narrow { -0.005 } else { WORKSPACE };
+        let high = if relevant && scene.range() == Range::Narrow { NARROW_EDGE - 0.005 } else { WORKSPACE };
         let x = match kind {
             Kind::Drawer { .. } => CABINET_X,
             Kind::Knob => uniform(rng, 0.06, WORKSPACE),
@@ -164,7 +168,7 @@ fn acceptable(scene: &Scene, items: &[Item]) -> bool {
         if a.x > WORKSPACE || (a.x < -WORKSPACE && a.x != CABINET_X) || a.y.abs() > WORKSPACE {
             return false;
         }
-        if narrow && a.relevant && a.y >= 0.0 {
+        if narrow && a.relevant && a.y >= NARROW_EDGE {
             return false;
         }
         if items[..index].iter().any(|b| !apart(a, b)) {
@@ -230,7 +234,7 @@ mod tests {
                         assert!(item.is_some_and(|item| item.relevant), "{scene} lacks {name}");
                     }
                     if range == Range::Narrow {
-                        assert!(layout.items.iter().all(|item| !item.relevant || item.y < 0.0), "{scene}");
+                        assert!(layout.items.iter().all(|item| !item.relevant || item.y < NARROW_EDGE), "{scene}");
                     }
                 }
             }
@@ -260,6 +264,6 @@ mod tests {
     fn support_follows_the_relevant_things() {
         let scenes = (0..200).map(|index| Scene::new(Suite::Object, 0, Split::Eval, Range::Full, index).unwrap());
         let inside = scenes.filter(Scene::in_support).count();
-        assert!((20..90).contains(&inside), "{inside} of 200 full-range scenes are in support");
+        assert!((50..120).contains(&inside), "{inside} of 200 full-range scenes are in support");
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::SimError;
-use crate::layout::Layout;
+use crate::layout::{Layout, NARROW_EDGE};
 use crate::tasks::{Task, TaskInfo, suite_tasks};
 
 macro_rules! named {
@@ -62,7 +62,7 @@ named! {
 named! {
     /// Where the objects that matter for the task may lie.
     Range {
-        /// Task-relevant objects and containers only in the near half of the workspace, `y < 0`.
+        /// Task-relevant objects and containers only in the near two thirds of the workspace, `y` below 5 cm.
         Narrow = "narrow",
         /// Anywhere in the workspace.
         Full = "full",
@@ -128,7 +128,8 @@ impl Scene {
     /// Whether every task-relevant object and container starts in the near half (`y < 0`), the region that
     /// [`Range::Narrow`] scenes are drawn from; true for all of those.
     pub fn in_support(&self) -> bool {
-        self.range == Range::Narrow || Layout::sample(self).items.iter().all(|item| !item.relevant || item.y < 0.0)
+        self.range == Range::Narrow
+            || Layout::sample(self).items.iter().all(|item| !item.relevant || item.y < NARROW_EDGE)
     }
 
     pub(crate) fn definition(&self) -> &'static Task {

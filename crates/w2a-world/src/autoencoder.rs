@@ -8,7 +8,7 @@ use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use w2a_nn::{Conv2d, Init, Linear, NnError, StepReport, Training, tensor, train, values};
+use w2a_nn::{Conv2d, Init, Linear, NnError, StepReport, Training, tensor, train_sharded, values};
 
 use crate::{GridVideo, LatentShape};
 
@@ -198,8 +198,8 @@ pub fn train_autoencoder(
     let mean_chunk: Vec<u8> = (0..config.frames).flat_map(|_| mean.iter().copied()).collect();
     let mean_patches = model.patches(&[&mean_chunk], height, width, &device);
     let steps = training.config.steps;
-    let loss = |model: &VideoAutoencoder, step: usize, rng: &mut ChaCha8Rng| {
-        let chunks: Vec<Vec<u8>> = (0..training.config.batch)
+    let loss = |model: &VideoAutoencoder, step: usize, batch: usize, rng: &mut ChaCha8Rng| {
+        let chunks: Vec<Vec<u8>> = (0..batch)
             .map(|index| {
                 let video = &videos[rng.random_range(0..videos.len())];
                 // One sample in eight is a still frame, so that first observations are well coded.
@@ -227,7 +227,7 @@ pub fn train_autoencoder(
         let weighted = (error * weight).mean();
         Ok((weighted + penalty.clone() * config.penalty, vec![("pixel_mse", plain), ("latent_square", penalty)]))
     };
-    train(model, training, loss, on_step)
+    train_sharded(model, training, loss, on_step)
 }
 
 fn check_corpus(videos: &[GridVideo], frames: usize) -> Result<(usize, usize), NnError> {

@@ -9,7 +9,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_nn::{
     Block, BlockConfig, Init, LayerNorm, Linear, NnError, StepReport, TEXT_DIM, Training, embed_text, normal, tensor,
-    timestep_embedding, train, values,
+    timestep_embedding, train_sharded, values,
 };
 
 use crate::LatentShape;
@@ -235,9 +235,8 @@ pub fn train_flow(
     }
     let texts: Vec<Vec<f32>> = samples.iter().map(|sample| embed_text(sample.instruction)).collect();
     let LatentShape { channels, height, width } = shape;
-    let batch = training.config.batch;
-    let dims = [batch, config.chunks, channels, height, width];
-    let loss = |model: &Flow, _: usize, rng: &mut ChaCha8Rng| {
+    let loss = |model: &Flow, _: usize, batch: usize, rng: &mut ChaCha8Rng| {
+        let dims = [batch, config.chunks, channels, height, width];
         let (mut clean, mut first, mut text) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..batch {
             let index = rng.random_range(0..samples.len());
@@ -257,7 +256,7 @@ pub fn train_flow(
         let weight = (-time + 1.0).clamp_min(config.min_noise).square().recip();
         Ok(((error * weight).mean(), vec![("latent_mse", plain)]))
     };
-    train(model, training, loss, on_step)
+    train_sharded(model, training, loss, on_step)
 }
 
 #[cfg(test)]

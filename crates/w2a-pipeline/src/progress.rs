@@ -1,0 +1,235 @@
+//! The parts of the stages, what each may cost, and how far a run has come.
+
+use std::cell::Cell;
+
+use w2a_report::Progress;
+
+use crate::arms::Arm;
+use crate::data::{NARROW, ORACLE, VIDEO, WIDE};
+use crate::policy::{BASE, CEILING};
+use crate::posttrain::{IDM, IMAGINATION};
+use crate::world::{AUTOENCODER, FLOW};
+use crate::{Config, Stage, align};
+
+pub(crate) const CORPUS: &str = "latents/corpus";
+pub(crate) const IMAGINED_POSTTRAIN: &str = "latents/imagined_posttrain";
+pub(crate) const IMAGINED_TUNE: &str = "latents/imagined_tune";
+pub(crate) const DEMONSTRATIONS: &str = "align/demonstrations";
+
+/// Seconds on two cores, measured once. Only their ratios matter: the speed of a machine is measured on the way.
+mod seconds {
+    /// Recording an episode of the expert and writing it.
+    pub const RECORDED: f64 = 0.025;
+    /// One update of the autoencoder, per chunk of the batch.
+    pub const AUTOENCODER: f64 = 0.004;
+    /// Encoding or decoding a video.
+    pub const VIDEO: f64 = 0.02;
+    /// One update of the latent video model, per video: a constant, and per multiplication of a forward pass.
+    pub const FLOW: (f64, f64) = (0.003, 1e-10);
+    /// One update of a policy or an inverse dynamics model, per sample.
+    pub const POLICY: f64 = 0.0014;
+    /// One update of the adapters, per trajectory.
+    pub const ADAPTERS: f64 = 0.004;
+    /// One update of a residual, per trajectory.
+    pub const RESIDUAL: f64 = 0.015;
+    /// Executing an episode, and encoding it if it is recorded.
+    pub const EPISODE: f64 = 0.07;
+    /// The report.
+    pub const REPORT: f64 = 6.0;
+}
+
+/// The parts of a stage in the order they run: the name of each and its expected cost.
+fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
+    let part = |name: &str, cost: f64| (name.to_owned(), cost);
+    let per_task = |count: usize| (count * task_count(config)) as f64;
+    let train = |train: &w2a_nn::TrainConfig, cost: f64| (train.steps * train.batch) as f64 * cost;
+    let (data, world, after) = (&config.data, &config.world, &config.posttrain);
+    let flow = flow_cost(config);
+    match stage {
+        Stage::Data => {
+            let counts = [data.labelled, data.labelled, data.videos, data.posttrain_scenes];
+            let names = [NARROW, WIDE, VIDEO, ORACLE];
+            names.iter().zip(counts).map(|(name, count)| part(name, per_task(count) * seconds::RECORDED)).collect()
+        }
+        Stage::World => {
+            // A forward pass without gradients costs about a third of an update.
+            let imagine = flow * world.model.flow.sampling_steps as f64 / 3.0;
+            vec![
+                part(AUTOENCODER, train(&world.autoencoder_train, seconds::AUTOENCODER)),
+                part(CORPUS, per_task(data.videos + data.labelled) * seconds::VIDEO),
+                part(FLOW, train(&world.flow_train, flow)),
+                part(IMAGINED_POSTTRAIN, per_task(data.posttrain_scenes) * imagine),
+                part(IMAGINED_TUNE, per_task(data.tune_scenes) * imagine),
+            ]
+        }
+        Stage::Policy => [BASE, CEILING].map(|name| part(name, train(&config.policy.train, seconds::POLICY))).to_vec(),
+        Stage::Align => {
+            let windows = if config.align.sliding_windows { world.model.autoencoder.frames + 1 } else { 1 };
+            vec![
+                part(DEMONSTRATIONS, per_task(data.labelled * windows) * seconds::VIDEO),
+                part(align::ADAPTERS, train(&config.align.train, seconds::ADAPTERS)),
+            ]
+        }
+        Stage::Posttrain => {
+            let stage2 = &after.stage2;
+            let rollouts = stage2.rounds * stage2.scenes_per_round;
+            let updates = stage2.rounds * stage2.updates_per_round * stage2.train.batch;
+            let residual = rollouts as f64 * seconds::EPISODE + updates as f64 * seconds::RESIDUAL;
+            let gain = per_task(after.gains.len() * data.tune_scenes) * seconds::EPISODE;
+            let mut parts = vec![
+                part(IDM, train(&after.idm_train, seconds::POLICY)),
+                part(IMAGINATION, per_task(data.posttrain_scenes) * 2.0 * seconds::VIDEO),
+            ];
+            for arm in Arm::ALL.into_iter().filter(|arm| arm.is_trained(config)) {
+                let fine_tuned = arm.residual(config).is_none();
+                let cost = if fine_tuned { train(&config.policy.fine_tune, seconds::POLICY) } else { residual };
+                for seed in 0..arm.seeds(config) {
+                    parts.push((arm.folder(seed), cost));
+                    parts.push((gain_part(arm, seed), gain));
+                }
+            }
+            parts
+        }
+        Stage::Eval => {
+            let scenes =
+                |range| if range == crate::eval::FULL { config.eval.scenes } else { config.eval.narrow_scenes };
+            let runs = crate::eval::runs(config).into_iter();
+            runs.map(|(arm, seed, range)| (eval_part(arm, seed, range), per_task(scenes(range)) * seconds::EPISODE))
+                .collect()
+        }
+        Stage::Report => vec![part("report", seconds::REPORT)],
+    }
+}
+
+/// Name of the choice of an arm's scale.
+pub(crate) fn gain_part(arm: Arm, seed: usize) -> String {
+    format!("{}/gain", arm.folder(seed))
+}
+
+/// Name of the evaluation of an arm.
+pub(crate) fn eval_part(arm: Arm, seed: usize, range: &str) -> String {
+    format!("eval/{}_seed{seed}_{range}", arm.name())
+}
+
+fn task_count(config: &Config) -> usize {
+    config.tasks().map_or(0, |tasks| tasks.len())
+}
+
+/// Expected seconds of one update of the latent video model, per video.
+fn flow_cost(config: &Config) -> f64 {
+    let (flow, side) = (&config.world.model.flow, config.world.model.autoencoder.patch);
+    let cells = crate::world::GRID.0 / side.max(1) * (crate::world::GRID.1 / side.max(1));
+    let tokens = |patch: [usize; 2]| cells / (patch[0] * patch[1]).max(1);
+    let tokens = flow.chunks * tokens(flow.patch) + tokens(flow.first_patch);
+    let per_token = flow.depth * (4 * flow.width * flow.width + 2 * flow.width * flow.hidden);
+    seconds::FLOW.0 + seconds::FLOW.1 * (tokens * per_token) as f64
+}
+
+/// The progress of a run: [`Progress`] knows stages, this their parts.
+pub(crate) struct RunProgress {
+    shown: Progress,
+    plan: Vec<(Stage, Vec<(String, f64)>)>,
+    stage: Cell<Option<usize>>,
+    /// Where the running part begins and ends, as shares of its stage.
+    span: Cell<Option<(f64, f64)>>,
+}
+
+/// Shares of a stage are handed on as whole numbers out of so many.
+const WHOLE: f64 = 1e4;
+
+impl RunProgress {
+    /// The plan of a run up to the stage `until`.
+    pub fn new(config: &Config, until: Stage) -> Self {
+        let stages = Stage::ALL.into_iter().filter(|stage| *stage <= until);
+        let plan: Vec<_> = stages.map(|stage| (stage, parts(config, stage))).collect();
+        let sum = |parts: &[(String, f64)]| parts.iter().map(|(_, cost)| cost).sum::<f64>();
+        let shares: Vec<(&str, f64)> = plan.iter().map(|(stage, parts)| (stage.name(), sum(parts))).collect();
+        Self { shown: Progress::new(&shares), plan, stage: Cell::new(None), span: Cell::new(None) }
+    }
+
+    /// Begins a stage.
+    pub fn start(&self, stage: Stage) {
+        self.stage.set(self.plan.iter().position(|(planned, _)| *planned == stage));
+        self.span.set(None);
+        self.shown.start(stage.name());
+    }
+
+    /// Begins a part of the running stage and ends the one before. Parts that were passed over count as done earlier.
+    pub fn part(&self, name: &str) {
+        self.leave(name);
+        let Some((_, parts)) = self.stage.get().map(|stage| &self.plan[stage]) else { return };
+        let Some(index) = parts.iter().position(|(planned, _)| planned == name) else { return };
+        let sum = |parts: &[(String, f64)]| parts.iter().map(|(_, cost)| cost).sum::<f64>();
+        let total = sum(parts).max(f64::MIN_POSITIVE);
+        let (begin, end) = (sum(&parts[..index]) / total, sum(&parts[..=index]) / total);
+        self.shown.credit((begin * WHOLE) as u64, WHOLE as u64);
+        self.span.set(Some((begin, end)));
+    }
+
+    /// `done` of `total` steps of the running part were done by an earlier process.
+    pub fn credit(&self, done: usize, total: usize) {
+        self.shown.credit(self.at(done, total), WHOLE as u64);
+    }
+
+    /// `done` of `total` steps of the running part are finished. Cheap enough to call at every step.
+    pub fn tick(&self, done: usize, total: usize, message: &str) {
+        self.shown.tick(self.at(done, total), WHOLE as u64, message);
+    }
+
+    /// Ends a stage and returns the seconds it took in this process.
+    pub fn finish(&self, stage: Stage) -> f64 {
+        self.leave(stage.name());
+        self.shown.credit(WHOLE as u64, WHOLE as u64);
+        self.shown.finish(stage.name())
+    }
+
+    fn leave(&self, message: &str) {
+        if let Some((_, end)) = self.span.take() {
+            self.shown.tick((end * WHOLE) as u64, WHOLE as u64, message);
+        }
+    }
+
+    fn at(&self, done: usize, total: usize) -> u64 {
+        let (begin, end) = self.span.get().unwrap_or_default();
+        let share = (done as f64 / total.max(1) as f64).min(1.0);
+        ((begin + (end - begin) * share) * WHOLE) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{RunProgress, parts};
+    use crate::{Config, Profile, Stage};
+
+    #[test]
+    fn every_part_has_a_name_of_its_own_and_a_cost() {
+        for profile in Profile::ALL {
+            let config = Config::profile(profile);
+            for stage in Stage::ALL {
+                let parts = parts(&config, stage);
+                let names: std::collections::BTreeSet<&String> = parts.iter().map(|(name, _)| name).collect();
+                assert!(names.len() == parts.len() && !parts.is_empty(), "{parts:?}");
+                assert!(parts.iter().all(|(_, cost)| cost.is_finite() && *cost > 0.0), "{parts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn parts_fill_their_stage_one_after_the_other() {
+        let config = Config::profile(Profile::Smoke);
+        let progress = RunProgress::new(&config, Stage::World);
+        progress.start(Stage::World);
+        let mut last = 0;
+        for (name, _) in parts(&config, Stage::World) {
+            progress.part(&name);
+            for done in 0..=4 {
+                assert!(progress.at(done, 4) >= last, "{name} {done}");
+                last = progress.at(done, 4);
+            }
+        }
+        assert!(last >= 9_999, "{last}");
+        progress.part("absent");
+        assert_eq!(progress.at(1, 2), 0);
+        assert!(progress.finish(Stage::World) >= 0.0);
+    }
+}

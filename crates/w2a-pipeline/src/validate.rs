@@ -1,0 +1,285 @@
+//! What a configuration must fulfil before anything is touched: one flat list, by section.
+
+use std::fmt::Debug;
+
+use w2a_align::LossConfig;
+use w2a_nn::{AdamWConfig, TrainConfig};
+use w2a_policy::VisionConfig;
+use w2a_posttrain::ObjectiveConfig;
+use w2a_sim::{IMAGE_SIZE, tasks};
+
+use crate::world::GRID;
+use crate::{Config, PipelineError};
+
+/// Most scenes a task may have in one corpus: the corpora's scene numbers lie this far apart.
+const MOST_SCENES: usize = 1_000_000;
+/// More threads than any machine this program knows; mostly a slip of the hand.
+const MOST_THREADS: usize = 1024;
+
+impl Config {
+    /// Checks what can be checked before anything is touched.
+    ///
+    /// # Errors
+    /// [`PipelineError::Config`] naming the first field that cannot be.
+    pub fn validate(&self) -> Result<(), PipelineError> {
+        let suites = self.suites()?;
+        let rules = &mut Rules::default();
+        rules.between("threads", self.threads, 1, MOST_THREADS);
+        rules.check("device", self.device == "cpu", "cpu (the only backend of this build)", &self.device);
+
+        let data = &self.data;
+        let listed_once = (1..suites.len()).all(|index| !suites[..index].contains(&suites[index]));
+        rules.check("data.suites", !suites.is_empty() && listed_once, "at least one suite, each once", &data.suites);
+        rules.between("data.labelled", data.labelled, 2, MOST_SCENES);
+        rules.between("data.videos", data.videos, 2, MOST_SCENES);
+        rules.between("data.posttrain_scenes", data.posttrain_scenes, 2, MOST_SCENES);
+        rules.between("data.tune_scenes", data.tune_scenes, 1, MOST_SCENES);
+        let version = w2a_data::Version::from_name(&data.lerobot_version);
+        rules.check("data.lerobot_version", version.is_some(), "v2.1 or v3.0", &data.lerobot_version);
+
+        let world = &self.world;
+        rules.at_least("world.autoencoder_videos", world.autoencoder_videos, 1);
+        rules.sharded("world.autoencoder_train", &world.autoencoder_train);
+        rules.sharded("world.flow_train", &world.flow_train);
+
+        let autoencoder = &world.model.autoencoder;
+        rules.divides("world.model.autoencoder.patch", autoencoder.patch, &[GRID.0, GRID.1]);
+        rules.at_least("world.model.autoencoder.frames", autoencoder.frames, 1);
+        rules.at_least("world.model.autoencoder.channels", autoencoder.channels, 1);
+        // Half of it is the width of a second layer.
+        rules.at_least("world.model.autoencoder.hidden", autoencoder.hidden, 2);
+        rules.not_negative("world.model.autoencoder.noise", autoencoder.noise);
+        rules.not_negative("world.model.autoencoder.penalty", autoencoder.penalty);
+        rules.not_negative("world.model.autoencoder.foreground", autoencoder.foreground);
+
+        let flow = &world.model.flow;
+        rules.at_least("world.model.flow.width", flow.width, 2);
+        rules.check("world.model.flow.width", flow.width.is_multiple_of(2), "an even number", flow.width);
+        rules.at_least("world.model.flow.depth", flow.depth, 1);
+        rules.divides("world.model.flow.heads", flow.heads, &[flow.width]);
+        rules.at_least("world.model.flow.hidden", flow.hidden, 1);
+        let latent = [GRID.0 / autoencoder.patch.max(1), GRID.1 / autoencoder.patch.max(1)];
+        for (key, patch) in [("patch", flow.patch), ("first_patch", flow.first_patch)] {
+            let fits = (0..2).all(|side| patch[side] >= 1 && latent[side].is_multiple_of(patch[side]));
+            let expected = format!("divisors of the latent's rows and columns, {} and {}", latent[0], latent[1]);
+            rules.check(&format!("world.model.flow.{key}"), fits, &expected, patch);
+        }
+        rules.at_least("world.model.flow.chunks", flow.chunks, if self.align.sliding_windows { 2 } else { 1 });
+        for task in suites.iter().flat_map(|suite| tasks(*suite)) {
+            let steps = task.demo_steps;
+            let fits = flow.chunks.checked_mul(autoencoder.frames) == Some(steps);
+            let expected = format!(
+                "as many chunks of world.model.autoencoder.frames = {} as make the {steps} control steps of a \
+                 demonstration",
+                autoencoder.frames
+            );
+            rules.check("world.model.flow.chunks", fits, &expected, flow.chunks);
+        }
+        rules.at_least("world.model.flow.sampling_steps", flow.sampling_steps, 1);
+        let noise = flow.min_noise;
+        rules.check("world.model.flow.min_noise", noise > 0.0 && noise <= 1.0, "above 0, at most 1", noise);
+
+        let policy = &self.policy;
+        rules.vision("policy.model.vision", &policy.model.vision);
+        rules.at_least("policy.model.hidden", policy.model.hidden, 1);
+        let covers = policy.model.horizon >= autoencoder.frames;
+        let expected = format!("at least world.model.autoencoder.frames = {}", autoencoder.frames);
+        rules.check("policy.model.horizon", covers, &expected, policy.model.horizon);
+        rules.sharded("policy.train", &policy.train);
+        rules.sharded("policy.fine_tune", &policy.fine_tune);
+
+        let align = &self.align;
+        rules.at_least("align.adapter.dim", align.adapter.dim, 1);
+        let LossConfig { reconstruction, video_to_action, action_to_video, all_chunks, .. } = align.loss;
+        rules.not_negative("align.loss.reconstruction", reconstruction);
+        rules.not_negative("align.loss.video_to_action", video_to_action);
+        rules.not_negative("align.loss.action_to_video", action_to_video);
+        rules.not_negative("align.loss.all_chunks", all_chunks);
+        rules.not_negative("align.loss.cross_reconstruction", align.loss.cross_reconstruction);
+        rules.positive("align.loss.temperature", align.loss.temperature);
+        rules.share("align.hard_negatives", align.hard_negatives);
+        rules.train("align.train", &align.train);
+        rules.at_least("align.train.batch", align.train.batch, 2);
+
+        let after = &self.posttrain;
+        let gains_fit = !after.gains.is_empty() && after.gains.iter().all(|gain| gain.is_finite() && *gain >= 0.0);
+        rules.check("posttrain.gains", gains_fit, "at least one finite number, none negative", &after.gains);
+        rules.at_least("posttrain.seeds", after.seeds, 1);
+        rules.at_least("posttrain.control_seeds", after.control_seeds, 1);
+        rules.at_least("posttrain.dreamgen_videos", after.dreamgen_videos, 1);
+        rules.vision("posttrain.idm.vision", &after.idm.vision);
+        rules.at_least("posttrain.idm.hidden", after.idm.hidden, 1);
+        rules.sharded("posttrain.idm_train", &after.idm_train);
+
+        let stage2 = &after.stage2;
+        rules.at_least("posttrain.stage2.rounds", stage2.rounds, 1);
+        rules.at_least("posttrain.stage2.scenes_per_round", stage2.scenes_per_round, 2);
+        rules.at_least("posttrain.stage2.updates_per_round", stage2.updates_per_round, 1);
+        rules.not_negative("posttrain.stage2.rollout_gain", stage2.rollout_gain);
+        rules.at_least("posttrain.stage2.residual.width", stage2.residual.width, 1);
+        rules.at_least("posttrain.stage2.residual.depth", stage2.residual.depth, 1);
+        rules.divides("posttrain.stage2.residual.heads", stage2.residual.heads, &[stage2.residual.width]);
+        rules.train("posttrain.stage2.train", &stage2.train);
+        rules.at_least("posttrain.stage2.train.batch", stage2.train.batch, 2);
+        let ObjectiveConfig { cosine, infonce, regression, step_penalty, temperature, .. } = stage2.objective;
+        rules.not_negative("posttrain.stage2.objective.cosine", cosine);
+        rules.not_negative("posttrain.stage2.objective.infonce", infonce);
+        rules.not_negative("posttrain.stage2.objective.regression", regression);
+        rules.not_negative("posttrain.stage2.objective.step_penalty", step_penalty);
+        rules.positive("posttrain.stage2.objective.temperature", temperature);
+        let pulls = [cosine, infonce, regression];
+        let expected = "cosine, infonce or regression above 0";
+        rules.check("posttrain.stage2.objective", pulls.iter().any(|weight| *weight > 0.0), expected, "none");
+
+        rules.between("eval.scenes", self.eval.scenes, 1, MOST_SCENES);
+        rules.between("eval.narrow_scenes", self.eval.narrow_scenes, 1, MOST_SCENES);
+        rules.at_least("eval.batch", self.eval.batch, 1);
+        rules.broken.take().map_or(Ok(()), Err)
+    }
+}
+
+/// Remembers the first rule that does not hold.
+#[derive(Default)]
+struct Rules {
+    broken: Option<PipelineError>,
+}
+
+impl Rules {
+    fn check(&mut self, key: &str, holds: bool, expected: &str, got: impl Debug) {
+        if !holds && self.broken.is_none() {
+            let (key, expected, got) = (key.to_owned(), expected.to_owned(), format!("{got:?}"));
+            self.broken = Some(PipelineError::Config { key, expected, got });
+        }
+    }
+
+    fn at_least(&mut self, key: &str, value: usize, least: usize) {
+        self.check(key, value >= least, &format!("at least {least}"), value);
+    }
+
+    fn between(&mut self, key: &str, value: usize, least: usize, most: usize) {
+        self.check(key, (least..=most).contains(&value), &format!("{least} to {most}"), value);
+    }
+
+    /// `value` divides every one of `sizes`.
+    fn divides(&mut self, key: &str, value: usize, sizes: &[usize]) {
+        let holds = value >= 1 && sizes.iter().all(|size| size.is_multiple_of(value));
+        let sizes: Vec<String> = sizes.iter().map(usize::to_string).collect();
+        self.check(key, holds, &format!("a divisor of {}", sizes.join(" and ")), value);
+    }
+
+    fn not_negative(&mut self, key: &str, value: f32) {
+        self.check(key, value.is_finite() && value >= 0.0, "a finite number that is not negative", value);
+    }
+
+    fn positive(&mut self, key: &str, value: f32) {
+        self.check(key, value.is_finite() && value > 0.0, "a finite number above 0", value);
+    }
+
+    fn share(&mut self, key: &str, value: f32) {
+        self.check(key, (0.0..=1.0).contains(&value), "0 to 1", value);
+    }
+
+    /// A decay: a share that is not the whole.
+    fn decay(&mut self, key: &str, value: f32) {
+        self.check(key, (0.0..1.0).contains(&value), "at least 0 and below 1", value);
+    }
+
+    fn vision(&mut self, section: &str, vision: &VisionConfig) {
+        self.divides(&format!("{section}.patch"), vision.patch, &[IMAGE_SIZE]);
+        self.at_least(&format!("{section}.channels"), vision.channels, 1);
+        self.at_least(&format!("{section}.keypoints"), vision.keypoints, 1);
+    }
+
+    fn train(&mut self, section: &str, train: &TrainConfig) {
+        let key = |name: &str| format!("{section}.{name}");
+        self.at_least(&key("steps"), train.steps, 1);
+        self.at_least(&key("batch"), train.batch, 1);
+        self.positive(&key("lr"), train.lr);
+        self.share(&key("final_lr"), train.final_lr);
+        self.decay(&key("ema"), train.ema);
+        let AdamWConfig { beta1, beta2, eps, weight_decay, clip_norm } = train.adamw;
+        self.decay(&key("adamw.beta1"), beta1);
+        self.decay(&key("adamw.beta2"), beta2);
+        self.positive(&key("adamw.eps"), eps);
+        self.not_negative(&key("adamw.weight_decay"), weight_decay);
+        self.not_negative(&key("adamw.clip_norm"), clip_norm);
+    }
+
+    /// A training whose batch is worked on in equal parts.
+    fn sharded(&mut self, section: &str, train: &TrainConfig) {
+        self.train(section, train);
+        let holds = train.batch.is_multiple_of(w2a_nn::SHARDS);
+        self.check(&format!("{section}.batch"), holds, &format!("a multiple of {}", w2a_nn::SHARDS), train.batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Config, Profile};
+
+    #[test]
+    fn the_profiles_are_valid() {
+        for profile in Profile::ALL {
+            Config::profile(profile).validate().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_the_name_of_its_setting() {
+        type Change = fn(&mut Config);
+        let changes: &[(&str, Change)] = &[
+            ("threads", |config| config.threads = 0),
+            ("device", |config| config.device = "cuda".into()),
+            ("data.suites", |config| config.data.suites.clear()),
+            ("data.suites", |config| config.data.suites = vec!["goal".into(), "goal".into()]),
+            ("data.suites", |config| config.data.suites.push("long".into())),
+            ("data.labelled", |config| config.data.labelled = 1),
+            ("data.videos", |config| config.data.videos = 1_000_001),
+            ("data.lerobot_version", |config| config.data.lerobot_version = "v1.0".into()),
+            ("world.autoencoder_videos", |config| config.world.autoencoder_videos = 0),
+            ("world.autoencoder_train.steps", |config| config.world.autoencoder_train.steps = 0),
+            ("world.autoencoder_train.batch", |config| config.world.autoencoder_train.batch = 3),
+            ("world.flow_train.lr", |config| config.world.flow_train.lr = f32::INFINITY),
+            ("world.flow_train.ema", |config| config.world.flow_train.ema = 1.0),
+            ("world.model.autoencoder.patch", |config| config.world.model.autoencoder.patch = 0),
+            ("world.model.autoencoder.patch", |config| config.world.model.autoencoder.patch = 12),
+            ("world.model.flow.heads", |config| config.world.model.flow.heads = 0),
+            ("world.model.flow.heads", |config| config.world.model.flow.heads = 5),
+            ("world.model.flow.patch", |config| config.world.model.flow.patch = [3, 4]),
+            ("world.model.flow.first_patch", |config| config.world.model.flow.first_patch = [0, 4]),
+            ("world.model.flow.chunks", |config| config.world.model.flow.chunks = 15),
+            ("world.model.flow.chunks", |config| config.world.model.flow.chunks = usize::MAX),
+            ("world.model.flow.min_noise", |config| config.world.model.flow.min_noise = 0.0),
+            ("policy.model.vision.patch", |config| config.policy.model.vision.patch = 5),
+            ("policy.model.horizon", |config| config.policy.model.horizon = 1),
+            ("policy.train.final_lr", |config| config.policy.train.final_lr = -0.1),
+            ("policy.fine_tune.adamw.beta2", |config| config.policy.fine_tune.adamw.beta2 = 1.0),
+            ("policy.fine_tune.adamw.clip_norm", |config| config.policy.fine_tune.adamw.clip_norm = f32::NAN),
+            ("align.adapter.dim", |config| config.align.adapter.dim = 0),
+            ("align.loss.temperature", |config| config.align.loss.temperature = 0.0),
+            ("align.hard_negatives", |config| config.align.hard_negatives = 1.5),
+            ("posttrain.gains", |config| config.posttrain.gains.clear()),
+            ("posttrain.stage2.residual.heads", |config| config.posttrain.stage2.residual.heads = 3),
+            ("posttrain.stage2.train.batch", |config| config.posttrain.stage2.train.batch = 1),
+            ("posttrain.stage2.objective.cosine", |config| config.posttrain.stage2.objective.cosine = f32::NAN),
+            ("posttrain.stage2.objective", |config| config.posttrain.stage2.objective.cosine = 0.0),
+            ("eval.batch", |config| config.eval.batch = 0),
+        ];
+        for (key, change) in changes {
+            let mut config = Config::profile(Profile::Smoke);
+            config.posttrain.stage2.objective.infonce = 0.0;
+            config.posttrain.stage2.objective.regression = 0.0;
+            change(&mut config);
+            let error = config.validate().unwrap_err();
+            assert!(error.is_users_mistake() && error.to_string().starts_with(&format!("{key}: expected ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn chunks_that_do_not_make_a_demonstration_say_what_would() {
+        let mut config = Config::profile(Profile::Smoke);
+        config.world.model.autoencoder.frames = 8;
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains("64 control steps") && error.contains("frames = 8"), "{error}");
+    }
+}

@@ -1,0 +1,85 @@
+//! The whole method at toy size: it runs to the report, and interrupted runs end with the same bits.
+
+mod common;
+
+use std::path::Path;
+
+use w2a_pipeline::{Config, Outcome, PipelineError, Request, Stage, run};
+
+fn toy() -> Config {
+    toml::from_str(include_str!("toy.toml")).unwrap()
+}
+
+/// Runs the toy configuration up to a stage; `resume` says whether the run may exist.
+fn until(out: &Path, until: Stage, resume: bool) -> Result<Outcome, PipelineError> {
+    run(&Request { config: toy(), out: out.to_owned(), resume, until })
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs_err::create_dir_all(to).unwrap();
+    for entry in fs_err::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, target) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_symlink() {
+            fs_err::os::unix::fs::symlink(fs_err::read_link(entry.path()).unwrap(), target).unwrap();
+        } else if kind.is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs_err::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn runs_that_were_interrupted_end_like_one_that_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (straight, resumed, damaged) = (at("straight"), at("resumed"), at("damaged"));
+
+    let outcome = until(&straight, Stage::Report, false).unwrap();
+    let report = fs_err::read_to_string(outcome.report.unwrap()).unwrap();
+    assert!(report.starts_with("<!") && report.contains("World2Act"), "the report is no page");
+    assert!(outcome.summary.contains("base_wide_labels"), "{}", outcome.summary);
+    let methods = common::evaluation(&straight)["methods"].clone();
+    for (name, _) in w2a_report::METHODS {
+        assert_eq!(methods[name]["n_episodes"], 4, "{name}: {}", methods[name]);
+    }
+
+    // Without --resume a run is left alone, and with it another configuration is refused by the name of the setting.
+    assert!(matches!(until(&straight, Stage::Report, false), Err(PipelineError::Exists { .. })));
+    let mut other = toy();
+    other.align.loss.temperature = 0.5;
+    let request = Request { config: other, out: straight.clone(), resume: true, until: Stage::Report };
+    let error = run(&request).unwrap_err().to_string();
+    assert!(error.contains("align.loss.temperature = 0.5"), "{error}");
+
+    // Stopped after a stage, and once more.
+    until(&resumed, Stage::Policy, false).unwrap();
+    until(&resumed, Stage::Align, true).unwrap();
+    copy(&resumed, &damaged);
+    until(&resumed, Stage::Report, true).unwrap();
+    common::assert_same_results(&straight, &resumed);
+
+    // Killed in the last training of stage 2, before its first checkpoint.
+    until(&damaged, Stage::Posttrain, true).unwrap();
+    fs_err::remove_dir_all(damaged.join("posttrain/w2a_oracle/seed0")).unwrap();
+    fs_err::create_dir_all(damaged.join("posttrain/w2a_oracle/seed0/checkpoints/000002.partial")).unwrap();
+    until(&damaged, Stage::Report, true).unwrap();
+    common::assert_same_results(&straight, &damaged);
+}
+
+#[test]
+fn a_folder_of_something_else_and_one_that_cannot_be_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let thesis = folder.path().join("thesis.tex");
+    fs_err::write(&thesis, "chapter 1").unwrap();
+    for resume in [false, true] {
+        let error = until(folder.path(), Stage::Report, resume).unwrap_err();
+        assert!(matches!(error, PipelineError::Occupied { .. }) && error.is_users_mistake(), "{error}");
+        let error = until(&thesis, Stage::Report, resume).unwrap_err();
+        assert!(matches!(error, PipelineError::Folder { .. }) && error.is_users_mistake(), "{error}");
+        assert!(error.to_string().contains("--out"), "{error}");
+    }
+    assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(fs_err::read_to_string(thesis).unwrap(), "chapter 1");
+}
