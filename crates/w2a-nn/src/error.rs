@@ -15,7 +15,7 @@ pub enum NnError {
     },
     /// A weights file is not readable as safetensors.
     #[error(
-        "not a readable safetensors file: {reason}; it may be truncated: copy it again or resume from an earlier checkpoint: {path}"
+        "not a readable safetensors file: {reason}; it may be truncated: copy it again, or delete it and run again with --resume: {path}"
     )]
     Format {
         /// Which file.

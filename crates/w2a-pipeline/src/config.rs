@@ -249,12 +249,10 @@ impl Config {
         };
         let suites: &[&str] = if profile == Profile::Full { &["object", "spatial", "goal"] } else { &["object"] };
         let mut model = MiniWorldConfig::default();
-        // One token per chunk: what a CPU can train in minutes.
-        model.flow = w2a_world::FlowConfig { patch: [8, 16], depth: 4, hidden: 512, ..model.flow };
         let mut policy = MiniPolicyConfig::default();
         if profile == Profile::Smoke {
             model.autoencoder.hidden = 64;
-            model.flow = w2a_world::FlowConfig { width: 96, depth: 2, hidden: 192, sampling_steps: 4, ..model.flow };
+            model.flow = w2a_world::FlowConfig { width: 96, depth: 2, hidden: 192, sampling_steps: 2, ..model.flow };
             policy.hidden = 96;
         }
         Self {
@@ -274,7 +272,7 @@ impl Config {
                 model,
                 autoencoder_videos: pick(16, 200, 400),
                 autoencoder_train: train(pick(40, 300, 1500), 48, 3e-3),
-                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1000, 8000), pick(8, 16, 32), 2e-3) },
+                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1400, 8000), pick(8, 16, 32), 2e-3) },
             },
             policy: PolicySection {
                 model: policy,

@@ -22,20 +22,22 @@ mod seconds {
     pub const RECORDED: f64 = 0.025;
     /// One update of the autoencoder, per chunk of the batch.
     pub const AUTOENCODER: f64 = 0.004;
-    /// Encoding or decoding a video.
+    /// Encoding a video.
     pub const VIDEO: f64 = 0.02;
     /// One update of the latent video model, per video: a constant, and per multiplication of a forward pass.
     pub const FLOW: (f64, f64) = (0.003, 1e-10);
     /// One update of a policy or an inverse dynamics model, per sample.
     pub const POLICY: f64 = 0.0014;
+    /// Decoding an imagined video and reading the actions off it.
+    pub const LABELLED: f64 = 0.17;
     /// One update of the adapters, per trajectory.
     pub const ADAPTERS: f64 = 0.004;
     /// One update of a residual, per trajectory.
     pub const RESIDUAL: f64 = 0.015;
     /// Executing an episode, and encoding it if it is recorded.
-    pub const EPISODE: f64 = 0.07;
+    pub const EPISODE: f64 = 0.06;
     /// The report.
-    pub const REPORT: f64 = 6.0;
+    pub const REPORT: f64 = 3.0;
 }
 
 /// The parts of a stage in the order they run: the name of each and its expected cost.
@@ -78,7 +80,7 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
             let gain = per_task(after.gains.len() * data.tune_scenes) * seconds::EPISODE;
             let mut parts = vec![
                 part(IDM, train(&after.idm_train, seconds::POLICY)),
-                part(IMAGINATION, per_task(data.posttrain_scenes) * 2.0 * seconds::VIDEO),
+                part(IMAGINATION, per_task(data.posttrain_scenes) * seconds::LABELLED),
             ];
             for arm in Arm::ALL.into_iter().filter(|arm| arm.is_trained(config)) {
                 let fine_tuned = arm.residual(config).is_none();
