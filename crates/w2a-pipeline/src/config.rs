@@ -263,26 +263,26 @@ impl Config {
                 suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
                 tasks_per_suite: pick(0, 1, 0),
                 labelled: pick(6, 160, 100),
-                videos: pick(12, 700, 400),
-                posttrain_scenes: pick(8, 256, 100),
-                tune_scenes: pick(2, 48, 24),
+                videos: pick(12, 500, 400),
+                posttrain_scenes: pick(8, 192, 100),
+                tune_scenes: pick(2, 32, 24),
                 lerobot_version: "v3.0".into(),
             },
             world: WorldSection {
                 model,
                 autoencoder_videos: pick(16, 200, 400),
-                autoencoder_train: train(pick(40, 300, 1500), 48, 3e-3),
-                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1400, 8000), pick(8, 16, 32), 2e-3) },
+                autoencoder_train: train(pick(40, 250, 1500), 48, 3e-3),
+                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1200, 8000), pick(8, 16, 32), 2e-3) },
             },
             policy: PolicySection {
                 model: policy,
-                train: TrainConfig { ema: 0.998, ..train(pick(40, 1500, 8000), 64, 2e-3) },
+                train: TrainConfig { ema: 0.998, ..train(pick(40, 1200, 8000), 64, 2e-3) },
                 fine_tune: TrainConfig { ema: 0.99, ..train(pick(20, 300, 1500), 64, 3e-4) },
             },
             align: AlignConfig { train: train(pick(40, 800, 3000), 16, 1e-3), ..AlignConfig::default() },
             posttrain: PosttrainSection {
                 stage2: PosttrainConfig {
-                    rounds: pick(2, 4, 6),
+                    rounds: pick(2, 3, 6),
                     scenes_per_round: pick(8, 96, 192),
                     updates_per_round: pick(10, 80, 150),
                     ..PosttrainConfig::default()
@@ -298,7 +298,7 @@ impl Config {
                 idm_train: train(pick(30, 400, 2000), 64, 1e-3),
                 dreamgen_videos: pick(8, 128, 400),
             },
-            eval: EvalSection { scenes: pick(4, 200, 60), narrow_scenes: pick(2, 100, 30), batch: 50 },
+            eval: EvalSection { scenes: pick(4, 120, 60), narrow_scenes: pick(2, 60, 30), batch: 50 },
         }
     }
 
