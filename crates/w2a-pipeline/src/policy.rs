@@ -17,7 +17,13 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
         if Checkpoint::new(context.path(name)).step()? >= config.train.steps {
             continue;
         }
-        let set = model(DemonstrationSet::new(episodes(context, dataset)?))?;
+        // Every arm acts through the statistics of the narrow labels, so the ceiling is trained with them too.
+        let mut set = model(DemonstrationSet::new(episodes(context, NARROW)?))?;
+        if dataset != NARROW {
+            // Freed first: two sets of images at once are the largest thing in a run's memory.
+            set.episodes.clear();
+            set.episodes = episodes(context, dataset)?;
+        }
         let upstream = depends(&(&config.model, &context.config.data));
         context.training(name, &config.train, upstream, |context, training, steps| {
             let progress = &context.progress;
