@@ -34,7 +34,7 @@ pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
         )
         .section("What was done")
         .prose(&what_was_done(context, &narrow))
-        .note(&paper_note(&info))
+        .note(&paper_note(context, &info)?)
         .section("Results")
         .plots(&[
             (success_chart(&info, BASE, Scenes::InSupport, "Where demonstrations lie").render(), ""),
@@ -130,20 +130,25 @@ fn what_was_done(context: &Context, narrow: &EvalInfo) -> String {
 }
 
 /// What the paper's own objective did, in words that follow from the numbers.
-fn paper_note(info: &EvalInfo) -> String {
+fn paper_note(context: &Context, info: &EvalInfo) -> Result<String, PipelineError> {
     let Some(paired) = info.methods.get("w2a_infonce").and_then(|method| method.paired_vs_base.as_ref()) else {
-        return String::new();
+        return Ok(String::new());
     };
+    let gains: Vec<String> = (0..Arm::Infonce.seeds(&context.config))
+        .map(|seed| Ok(Arm::Infonce.gain(context, seed)?.to_string()))
+        .collect::<Result<_, PipelineError>>()?;
     let verdict = match (paired.p_value < 0.05, paired.scenes[0] > paired.scenes[1]) {
         (true, true) => "helped here",
         (true, false) => "made things worse here",
         (false, _) => "made no clear difference here",
     };
-    format!(
+    Ok(format!(
         "**The paper's own objective** (InfoNCE between imagined latents and bent actions) {verdict}: against the base \
-         policy {} episodes won and {} lost, at the scale the label-free rule chose for it.",
-        paired.won, paired.lost
-    )
+         policy {} episodes won and {} lost, at the scale the label-free rule chose for each seed ({}; 0 is the base itself).",
+        paired.won,
+        paired.lost,
+        gains.join(", ")
+    ))
 }
 
 fn learning(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, PipelineError> {
