@@ -32,6 +32,9 @@ pub struct LossConfig {
     pub all_chunks: f32,
     /// Weight of the cross-reconstruction `D_a(B_v(V)) ≈ a`.
     pub cross_reconstruction: f32,
+    /// Weight of `|z_v - z_a|² / mean(|z_v|², |z_a|²)` of equal chunks: brings lengths together, which the cosine ignores
+    /// and the decoder does not.
+    pub distance: f32,
 }
 
 impl LossConfig {
@@ -45,15 +48,16 @@ impl LossConfig {
             action_to_video: 1.0,
             all_chunks: 0.0,
             cross_reconstruction: 0.0,
+            distance: 0.0,
         }
     }
 }
 
 impl Default for LossConfig {
     /// The paper's loss with the additions that aligned single chunks of unseen scenes (all-chunk InfoNCE,
-    /// cross-reconstruction and a larger reconstruction weight).
+    /// cross-reconstruction, a larger reconstruction weight, and equal lengths).
     fn default() -> Self {
-        Self { reconstruction: 5.0, all_chunks: 1.0, cross_reconstruction: 5.0, ..Self::paper() }
+        Self { reconstruction: 5.0, all_chunks: 1.0, cross_reconstruction: 5.0, distance: 2.0, ..Self::paper() }
     }
 }
 

@@ -98,6 +98,13 @@ pub fn train_adapters(
             total = total + both.clone() * weights.all_chunks;
             parts.push(("all_chunks", both));
         }
+        if weights.distance > 0.0 {
+            let square = |z: Tensor<2>| z.square().sum_dim(1);
+            let scale = (square(z_v.clone()) + square(z_a.clone())) * 0.5 + 1e-6;
+            let apart = (square(z_v.clone() - z_a) / scale).mean();
+            total = total + apart.clone() * weights.distance;
+            parts.push(("distance", apart));
+        }
         if weights.cross_reconstruction > 0.0 {
             let cross = (net.decode(z_v) - actions).square().mean();
             total = total + cross.clone() * weights.cross_reconstruction;

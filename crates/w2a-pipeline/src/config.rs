@@ -252,7 +252,7 @@ impl Config {
         let mut policy = MiniPolicyConfig::default();
         if profile == Profile::Smoke {
             model.autoencoder.hidden = 64;
-            model.flow = w2a_world::FlowConfig { width: 96, depth: 2, hidden: 192, sampling_steps: 2, ..model.flow };
+            model.flow = w2a_world::FlowConfig { width: 96, hidden: 192, sampling_steps: 2, ..model.flow };
             policy.hidden = 96;
         }
         Self {
@@ -263,7 +263,7 @@ impl Config {
                 suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
                 tasks_per_suite: pick(0, 1, 0),
                 labelled: pick(6, 160, 100),
-                videos: pick(12, 500, 400),
+                videos: pick(12, 2000, 400),
                 posttrain_scenes: pick(8, 192, 100),
                 tune_scenes: pick(2, 32, 24),
                 lerobot_version: "v3.0".into(),
@@ -272,7 +272,7 @@ impl Config {
                 model,
                 autoencoder_videos: pick(16, 200, 400),
                 autoencoder_train: train(pick(40, 250, 1500), 48, 3e-3),
-                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1200, 8000), pick(8, 16, 32), 2e-3) },
+                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1600, 8000), pick(8, 48, 48), 3e-3) },
             },
             policy: PolicySection {
                 model: policy,
@@ -290,7 +290,7 @@ impl Config {
                 gains: if profile == Profile::Full {
                     vec![0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0]
                 } else {
-                    vec![0.0, 0.15, 0.3, 0.6, 1.0]
+                    vec![0.0, 0.05, 0.1, 0.15, 0.25, 0.4]
                 },
                 seeds: pick(1, 1, 5),
                 control_seeds: pick(1, 1, 2),

@@ -3,8 +3,7 @@
 use std::fmt::Debug;
 
 use w2a_align::LossConfig;
-use w2a_nn::{AdamWConfig, TrainConfig};
-use w2a_policy::VisionConfig;
+use w2a_nn::{AdamWConfig, TrainConfig, VisionConfig};
 use w2a_posttrain::ObjectiveConfig;
 use w2a_sim::{IMAGE_SIZE, tasks};
 

@@ -5,7 +5,7 @@ use w2a_nn::{Checkpoint, Init};
 use w2a_sim::{Environment, Range, Scene, Split, Tabletop};
 use w2a_world::{
     FlowSample, GridVideo, LatentStatistics, Latents, MiniWorld, VideoAutoencoder, WorldModel, encode_videos,
-    grid_video, load_latents, save_latents, save_statistics, train_autoencoder, train_flow,
+    grid_video, load_frames, load_latents, save_frames, save_latents, save_statistics, train_autoencoder, train_flow,
 };
 
 use crate::context::{Context, depends, model};
@@ -22,7 +22,7 @@ pub(crate) const GRID: (usize, usize) = (w2a_sim::IMAGE_SIZE, 2 * w2a_sim::IMAGE
 pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     let config = context.config.world.clone();
     let autoencoder = autoencoder(context)?;
-    let latents = corpus(context, &autoencoder)?;
+    let (latents, first) = corpus(context, &autoencoder)?;
     let statistics = LatentStatistics::of(&latents, 0.5);
     let shape = model(autoencoder.latent_shape(GRID.0, GRID.1, config.model.autoencoder.channels))?;
     context.folder(FLOW)?;
@@ -38,7 +38,8 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     let samples: Vec<FlowSample> = normalised
         .iter()
         .zip(&instructions)
-        .map(|(latents, instruction)| FlowSample { latents, instruction })
+        .zip(&first)
+        .map(|((latents, instruction), first)| FlowSample { first, latents, instruction })
         .collect();
     let upstream = (&config.model, &context.config.data, &config.autoencoder_train, config.autoencoder_videos);
     let upstream = depends(&upstream);
@@ -96,13 +97,15 @@ fn autoencoder(context: &mut Context) -> Result<VideoAutoencoder, PipelineError>
     })
 }
 
-/// Latents of the videos and of the labelled demonstrations' videos, cached: the corpus of the latent video model.
-fn corpus(context: &Context, autoencoder: &VideoAutoencoder) -> Result<Vec<Latents>, PipelineError> {
+/// Latents and first frames of the videos and of the labelled demonstrations' videos, cached: the corpus of the latent
+/// video model.
+fn corpus(context: &Context, autoencoder: &VideoAutoencoder) -> Result<(Vec<Latents>, Vec<GridVideo>), PipelineError> {
     use burn::module::Module;
     let config = &context.config.world.model;
     let path = context.path("latents/corpus.safetensors");
-    if path.exists() {
-        return model(load_latents(&path));
+    let frames_path = context.path("latents/corpus_first_frames.safetensors");
+    if path.exists() && frames_path.exists() {
+        return Ok((model(load_latents(&path))?, model(load_frames(&frames_path))?));
     }
     context.folder("latents")?;
     context.progress.part(CORPUS);
@@ -110,17 +113,19 @@ fn corpus(context: &Context, autoencoder: &VideoAutoencoder) -> Result<Vec<Laten
     let shape = model(autoencoder.latent_shape(GRID.0, GRID.1, config.autoencoder.channels))?;
     let datasets = [Dataset::open(context.path(VIDEO))?, Dataset::open(context.path(NARROW))?];
     let total = datasets.iter().map(Dataset::len).sum();
-    let mut out = Vec::with_capacity(total);
+    let (mut out, mut first) = (Vec::with_capacity(total), Vec::with_capacity(total));
     for dataset in datasets {
         for episode in dataset.episodes() {
             let video = model(grid_video(&episode?, config.autoencoder.frames, config.flow.chunks))?;
             let frames = config.autoencoder.frames;
+            first.push(GridVideo { rgb: video.frame(0).to_vec(), ..video });
             out.extend(model(encode_videos(&autoencoder, &[video], frames, shape, &context.device))?);
             context.progress.tick(out.len(), total, "encoding videos");
         }
     }
+    model(save_frames(&frames_path, &first))?;
     model(save_latents(&path, &out))?;
-    Ok(out)
+    Ok((out, first))
 }
 
 fn corpus_instructions(context: &Context) -> Result<Vec<String>, PipelineError> {

@@ -3,12 +3,10 @@
 //! [`Policy`] is all that the rest of the tool knows; [`MiniPolicy`] is the embedded benchmark's, trained by behaviour
 //! cloning and frozen afterwards; [`ZeroPolicy`], [`RandomPolicy`] and [`ReplayPolicy`] are for checking an environment.
 
-mod features;
 mod mini;
 mod sanity;
 mod train;
 
-pub use features::{ImageBatch, VisionConfig, VisionTrunk};
 pub use mini::{MiniPolicy, MiniPolicyConfig, PolicyNet};
 pub use sanity::{RandomPolicy, ReplayPolicy, ZeroPolicy};
 pub use train::{DemonstrationSet, train_policy};

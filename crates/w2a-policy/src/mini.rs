@@ -6,9 +6,11 @@ use burn::module::Module;
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 use w2a_data::{Normaliser, Observation};
-use w2a_nn::{Checkpoint, Init, Linear, NnError, TEXT_DIM, embed_text, tensor, values};
+use w2a_nn::{
+    Checkpoint, ImageBatch, Init, Linear, NnError, TEXT_DIM, VisionConfig, VisionTrunk, embed_text, tensor, values,
+};
 
-use crate::{ImageBatch, Policy, VisionConfig, VisionTrunk};
+use crate::Policy;
 
 /// Sizes of the embedded policy.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]

@@ -4,9 +4,9 @@ use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_data::{Episode, Normaliser, NormaliserMode, Statistics, StatisticsBuilder};
-use w2a_nn::{Init, NnError, StepReport, TEXT_DIM, Training, embed_text, tensor, train_sharded};
+use w2a_nn::{ImageBatch, Init, NnError, StepReport, TEXT_DIM, Training, embed_text, tensor, train_sharded};
 
-use crate::{ImageBatch, MiniPolicyConfig, PolicyNet};
+use crate::{MiniPolicyConfig, PolicyNet};
 
 /// Demonstrations with the statistics that normalise them.
 #[derive(Debug)]

@@ -6,8 +6,11 @@ use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_data::{Camera, Normaliser};
-use w2a_nn::{Init, Linear, NnError, StepReport, TEXT_DIM, Training, embed_text, tensor, train_sharded, values};
-use w2a_policy::{DemonstrationSet, ImageBatch, VisionConfig, VisionTrunk};
+use w2a_nn::{
+    ImageBatch, Init, Linear, NnError, StepReport, TEXT_DIM, Training, VisionConfig, VisionTrunk, embed_text, tensor,
+    train_sharded, values,
+};
+use w2a_policy::DemonstrationSet;
 use w2a_world::GridVideo;
 
 use crate::control::normalise;

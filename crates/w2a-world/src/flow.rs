@@ -4,15 +4,16 @@
 //! is sharper than predicting the velocity itself, because a token is wider than the network.
 
 use burn::module::{Module, Param};
+use burn::tensor::activation::{gelu, silu};
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_nn::{
-    Block, BlockConfig, Init, LayerNorm, Linear, NnError, StepReport, TEXT_DIM, Training, embed_text, normal, tensor,
-    timestep_embedding, train_sharded, values,
+    Block, BlockConfig, ImageBatch, Init, LayerNorm, Linear, NnError, StepReport, TEXT_DIM, Training, VisionConfig,
+    VisionTrunk, embed_text, normal, tensor, timestep_embedding, train_sharded, values,
 };
 
-use crate::LatentShape;
+use crate::{GridVideo, LatentShape};
 
 /// Sizes of the latent video model.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -30,10 +31,16 @@ pub struct FlowConfig {
     pub patch: [usize; 2],
     /// Rows and columns of latents in one token of the first observation.
     pub first_patch: [usize; 2],
+    /// How queries made from the instruction look at the pixels of the first observation.
+    pub vision: VisionConfig,
     /// Chunks a video has (`T`).
     pub chunks: usize,
     /// Euler steps of one imagination.
     pub sampling_steps: usize,
+    /// Timestep shift `s`: a noise level `n = 1 - t` becomes `s n / (1 + (s - 1) n)`, in training and in sampling. A video
+    /// has so many values that a little signal in each gives everything away; what has to be learnt, where things will
+    /// go, is learnt near pure noise.
+    pub shift: f32,
     /// Lower bound of `1 - t` in the velocity loss; small values spend a short training on the last, easy steps of the
     /// denoising rather than on where things will be.
     pub min_noise: f32,
@@ -42,15 +49,17 @@ pub struct FlowConfig {
 impl Default for FlowConfig {
     fn default() -> Self {
         Self {
-            width: 192,
-            depth: 4,
+            // One token per chunk and a small network: on a CPU, many videos seen count for more than many weights.
+            width: 128,
+            depth: 2,
             heads: 4,
-            hidden: 512,
-            // One token per imagined chunk, but the first observation in fine tokens: what a CPU can train in minutes.
+            hidden: 256,
             patch: [8, 16],
-            first_patch: [1, 2],
+            first_patch: [8, 16],
+            vision: VisionConfig::default(),
             chunks: 16,
             sampling_steps: 4,
+            shift: 20.0,
             min_noise: 0.5,
         }
     }
@@ -66,6 +75,9 @@ pub struct Flow {
     time1: Linear,
     time2: Linear,
     text: Linear,
+    trunk: VisionTrunk,
+    seen1: Linear,
+    seen2: Linear,
     blocks: Vec<Block>,
     norm: LayerNorm,
     token_out: Linear,
@@ -73,7 +85,20 @@ pub struct Flow {
     chunks: usize,
     patch: [usize; 2],
     first_patch: [usize; 2],
+    window: usize,
     sampling_steps: usize,
+    shift: f32,
+}
+
+/// What a video is imagined from.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Normalised latent of the first frame, `[batch, 1, C, H, W]`.
+    pub latent: Tensor<5>,
+    /// The first frame's pixels.
+    pub image: ImageBatch,
+    /// The instruction, `[batch, TEXT_DIM]`.
+    pub text: Tensor<2>,
 }
 
 impl Flow {
@@ -107,14 +132,19 @@ impl Flow {
             time1: Linear::new(64, width, init),
             time2: Linear::new(width, width, init),
             text: Linear::new(TEXT_DIM, width, init),
+            trunk: VisionTrunk::new(&config.vision, 1, TEXT_DIM, init),
+            seen1: Linear::new(VisionTrunk::width(&config.vision), 2 * width, init),
+            seen2: Linear::new(2 * width, width, init),
             blocks: (0..config.depth).map(|_| Block::new(&block, init)).collect(),
             norm: LayerNorm::new(width, init),
-            token_out: Linear::new(width, token, init),
+            token_out: Linear::zero(width, token, init),
             width,
             chunks: config.chunks,
             patch: config.patch,
             first_patch: config.first_patch,
+            window: config.vision.patch,
             sampling_steps: config.sampling_steps,
+            shift: config.shift,
         })
     }
 
@@ -123,57 +153,75 @@ impl Flow {
         self.chunks
     }
 
-    /// Predicts the clean latents.
+    /// Predicts the clean latents: the first one plus what changes.
     ///
     /// # Shapes
-    /// `noisy` `[batch, chunks, C, H, W]`, `first` `[batch, 1, C, H, W]`, `text` `[batch, TEXT_DIM]`, one time in `[0, 1]`
-    /// (0 is noise) per video → the shape of `noisy`.
-    pub fn forward(&self, noisy: Tensor<5>, first: Tensor<5>, text: Tensor<2>, times: &[f32]) -> Tensor<5> {
+    /// `noisy` `[batch, chunks, C, H, W]`, one time in `[0, 1]` (0 is noise) per video → the shape of `noisy`.
+    pub fn forward(&self, noisy: Tensor<5>, start: &Start, times: &[f32]) -> Tensor<5> {
         let shape = noisy.dims();
         let device = noisy.device();
         let tokens = self.token_in.forward(patchify(noisy, self.patch)) + self.position.val();
         let count = tokens.dims()[1];
-        let first = self.first_in.forward(patchify(first, self.first_patch)) + self.first_position.val();
+        let first = self.first_in.forward(patchify(start.latent.clone(), self.first_patch)) + self.first_position.val();
         let time = self.time1.forward(timestep_embedding(times, 64, &device));
-        let condition = self.time2.forward(burn::tensor::activation::silu(time)) + self.text.forward(text);
+        let seen = self.seen1.forward(self.trunk.forward(&start.image, start.text.clone()));
+        let condition =
+            self.time2.forward(silu(time)) + self.text.forward(start.text.clone()) + self.seen2.forward(gelu(seen));
         let mut x = Tensor::cat(vec![tokens, first], 1);
         for block in &self.blocks {
             x = block.forward(x, Some(&condition));
         }
         let x = self.token_out.forward(self.norm.forward(x.narrow(1, 0, count)));
-        unpatchify(x, self.patch, shape)
+        unpatchify(x, self.patch, shape) + start.latent.clone()
     }
 
     /// Imagines normalised latents from normalised first latents.
     ///
     /// # Shapes
-    /// `first` `[batch, C, H, W]` row-major, `text` `[batch, TEXT_DIM]` → `[batch, chunks, C, H, W]` row-major.
+    /// `latents` `[batch, C, H, W]` row-major, one frame and instruction each → `[batch, chunks, C, H, W]` row-major.
     ///
     /// # Errors
     /// If the device fails.
     pub fn sample(
         &self,
-        first: Vec<f32>,
-        text: Vec<f32>,
+        latents: Vec<f32>,
+        frames: &[GridVideo],
+        instructions: &[&str],
         shape: LatentShape,
         rng: &mut ChaCha8Rng,
         device: &Device,
     ) -> Result<Vec<f32>, NnError> {
-        let batch = first.len() / shape.len();
+        let batch = frames.len();
         let LatentShape { channels, height, width } = shape;
         let dims = [batch, self.chunks, channels, height, width];
-        let first = tensor(first, [batch, 1, channels, height, width], device);
-        let text = tensor(text, [batch, TEXT_DIM], device);
+        let start = Start {
+            latent: tensor(latents, [batch, 1, channels, height, width], device),
+            image: windows(frames, self.window, device),
+            text: tensor(instructions.iter().flat_map(|words| embed_text(words)).collect(), [batch, TEXT_DIM], device),
+        };
         let mut x = tensor(normal(rng, dims.iter().product()), dims, device);
         for step in 0..self.sampling_steps {
-            let time = step as f32 / self.sampling_steps as f32;
-            let clean = self.forward(x.clone(), first.clone(), text.clone(), &vec![time; batch]);
-            // v = (x1 - x) / (1 - t), one Euler step of 1/n; the last lands on the prediction itself.
-            let share = 1.0 / (self.sampling_steps - step) as f32;
+            let noise = |step: usize| shifted(1.0 - step as f32 / self.sampling_steps as f32, self.shift);
+            let (now, next) = (noise(step), noise(step + 1));
+            let clean = self.forward(x.clone(), &start, &vec![1.0 - now; batch]);
+            // v = (x1 - x) / (1 - t), one Euler step; the last lands on the prediction itself.
+            let share = (now - next) / now;
             x = x.clone() + (clean - x) * share;
         }
         values(x)
     }
+}
+
+/// A noise level in `[0, 1]`, moved towards 1 by a shift above 1.
+fn shifted(noise: f32, shift: f32) -> f32 {
+    shift * noise / (1.0 + (shift - 1.0) * noise)
+}
+
+/// The first frame of each video as windows of pixels.
+fn windows<'a>(frames: impl IntoIterator<Item = &'a GridVideo>, patch: usize, device: &Device) -> ImageBatch {
+    let frames: Vec<&GridVideo> = frames.into_iter().collect();
+    let (height, width) = frames.first().map_or((0, 0), |video| (video.height, video.width));
+    ImageBatch::new(frames.iter().map(|video| video.frame(0)), height, width, patch, device)
 }
 
 /// `[batch, n, C, H, W]` → `[batch, n * tokens, C * ph * pw]`.
@@ -194,6 +242,8 @@ fn unpatchify(x: Tensor<3>, [ph, pw]: [usize; 2], shape: [usize; 5]) -> Tensor<5
 /// One training video: normalised latents `V_0..V_T` and its instruction.
 #[derive(Debug)]
 pub struct FlowSample<'a> {
+    /// The first frame.
+    pub first: &'a GridVideo,
     /// `[1 + T, C, H, W]`, normalised.
     pub latents: &'a [f32],
     /// The instruction.
@@ -202,7 +252,7 @@ pub struct FlowSample<'a> {
 
 /// Trains the latent video model.
 ///
-/// Times follow a logit-normal distribution; the loss is the mean squared error of the velocity, that is of the predicted
+/// Times follow a shifted logit-normal distribution; the loss is the mean squared error of the velocity, that is of the predicted
 /// clean latents over `max(1 - t, min_noise)`.
 ///
 /// # Errors
@@ -239,20 +289,28 @@ pub fn train_flow(
     let LatentShape { channels, height, width } = shape;
     let loss = |model: &Flow, _: usize, batch: usize, rng: &mut ChaCha8Rng| {
         let dims = [batch, config.chunks, channels, height, width];
-        let (mut clean, mut first, mut text) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut clean, mut first, mut text, mut frames) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..batch {
             let index = rng.random_range(0..samples.len());
             first.extend_from_slice(&samples[index].latents[..len]);
             clean.extend_from_slice(&samples[index].latents[len..]);
             text.extend_from_slice(&texts[index]);
+            frames.push(samples[index].first);
         }
-        let times: Vec<f32> = normal(rng, batch).into_iter().map(|value| 1.0 / (1.0 + (-value + 0.4).exp())).collect();
+        let times: Vec<f32> = normal(rng, batch)
+            .into_iter()
+            .map(|value| 1.0 - shifted(1.0 / (1.0 + (-value).exp()), config.shift))
+            .collect();
         let time = tensor(times.clone(), [batch, 1, 1, 1, 1], &device);
         let noise = tensor(normal(rng, dims.iter().product()), dims, &device);
         let clean = tensor(clean, dims, &device);
         let noisy = clean.clone() * time.clone() + noise * (-time.clone() + 1.0);
-        let first = tensor(first, [batch, 1, channels, height, width], &device);
-        let predicted = model.forward(noisy, first, tensor(text, [batch, TEXT_DIM], &device), &times);
+        let start = Start {
+            latent: tensor(first, [batch, 1, channels, height, width], &device),
+            image: windows(frames, config.vision.patch, &device),
+            text: tensor(text, [batch, TEXT_DIM], &device),
+        };
+        let predicted = model.forward(noisy, &start, &times);
         let error = (predicted - clean).square();
         let plain = error.clone().mean();
         let weight = (-time + 1.0).clamp_min(config.min_noise).square().recip();
@@ -264,9 +322,9 @@ pub fn train_flow(
 #[cfg(test)]
 mod tests {
     use super::{Flow, FlowConfig, FlowSample, patchify, train_flow, unpatchify};
-    use crate::LatentShape;
+    use crate::{GridVideo, LatentShape};
     use burn::tensor::Device;
-    use w2a_nn::{Init, TEXT_DIM, TrainConfig, Training, embed_text, normal, tensor, values};
+    use w2a_nn::{Init, TrainConfig, Training, VisionConfig, normal, tensor, values};
 
     const SHAPE: LatentShape = LatentShape { channels: 2, height: 2, width: 4 };
 
@@ -278,9 +336,14 @@ mod tests {
             hidden: 64,
             patch: [2, 4],
             first_patch: [2, 2],
+            vision: VisionConfig { patch: 4, channels: 8, keypoints: 2 },
             chunks: 3,
             ..Default::default()
         }
+    }
+
+    fn frame() -> GridVideo {
+        GridVideo { height: 8, width: 16, rgb: vec![100; 8 * 16 * 3] }
     }
 
     #[test]
@@ -303,8 +366,9 @@ mod tests {
                 (frames.collect(), word)
             })
             .collect();
+        let frame = frame();
         let samples: Vec<FlowSample> =
-            videos.iter().map(|(latents, instruction)| FlowSample { latents, instruction }).collect();
+            videos.iter().map(|(latents, instruction)| FlowSample { first: &frame, latents, instruction }).collect();
         let train = TrainConfig { steps: 250, batch: 32, lr: 3e-3, warmup: 10, ..Default::default() };
         let training = Training { name: "flow", dir: None, seed: 0, config: &train, depends: serde_json::Value::Null };
         let flow = train_flow(&config(), &training, SHAPE, &samples, &Device::flex(), |_| {}).unwrap();
@@ -313,7 +377,7 @@ mod tests {
         let mean_at_end = |word: &str| {
             let mut rng = w2a_data::stream(9, "sample");
             let device = Device::flex().autodiff();
-            let out = flow.sample(first.clone(), embed_text(word), SHAPE, &mut rng, &device).unwrap();
+            let out = flow.sample(first.clone(), &[frame.clone()], &[word], SHAPE, &mut rng, &device).unwrap();
             out[2 * SHAPE.len()..].iter().sum::<f32>() / SHAPE.len() as f32
         };
         let base = first.iter().sum::<f32>() / SHAPE.len() as f32;
@@ -328,7 +392,7 @@ mod tests {
             Flow::new(&config(), SHAPE, &mut Init { rng: &mut w2a_data::stream(0, "i"), device: &device }).unwrap();
         let sample = |seed| {
             let first = vec![0.5; SHAPE.len()];
-            flow.sample(first, vec![0.1; TEXT_DIM], SHAPE, &mut w2a_data::stream(seed, "s"), &device).unwrap()
+            flow.sample(first, &[frame()], &["go"], SHAPE, &mut w2a_data::stream(seed, "s"), &device).unwrap()
         };
         assert_eq!(sample(1), sample(1));
         assert_ne!(sample(1), sample(2));

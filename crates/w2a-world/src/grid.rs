@@ -1,5 +1,8 @@
 //! Several cameras as one image, the way video world models are given them.
 
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use w2a_data::{Camera, Episode};
 use w2a_nn::NnError;
 
@@ -84,13 +87,55 @@ pub fn grid_video(episode: &Episode, chunk_len: usize, chunks: usize) -> Result<
     Ok(video)
 }
 
+/// Writes the first frames of equally large videos as one safetensors file: tensor `frames`, `[videos, H, W, 3]` bytes.
+///
+/// # Errors
+/// Frames of unequal size, or a failing disk.
+pub fn save_frames(path: &Path, videos: &[GridVideo]) -> Result<(), NnError> {
+    let format = |reason: String| NnError::Format { path: path.to_owned(), reason };
+    let first = videos.first().ok_or_else(|| format("no frames to save".into()))?;
+    if let Some(bad) = videos.iter().find(|video| (video.height, video.width) != (first.height, first.width)) {
+        return Err(format(format!(
+            "a frame of {}x{} among frames of {}x{}",
+            bad.height, bad.width, first.height, first.width
+        )));
+    }
+    let bytes: Vec<u8> = videos.iter().flat_map(|video| video.frame(0)).copied().collect();
+    let view = TensorView::new(Dtype::U8, vec![videos.len(), first.height, first.width, 3], &bytes)
+        .map_err(|error| format(error.to_string()))?;
+    let bytes = safetensors::serialize([("frames", view)], None).map_err(|error| format(error.to_string()))?;
+    w2a_data::write_atomic(path, &bytes).map_err(|source| NnError::Io { action: "saving frames", source })
+}
+
+/// Reads what [`save_frames`] wrote: videos of one frame.
+///
+/// # Errors
+/// A missing, truncated or foreign file.
+pub fn load_frames(path: &Path) -> Result<Vec<GridVideo>, NnError> {
+    let format = |reason: String| NnError::Format { path: path.to_owned(), reason };
+    let bytes = fs_err::read(path).map_err(|source| NnError::Io { action: "loading frames", source })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| format(error.to_string()))?;
+    let view = file.tensor("frames").map_err(|error| format(error.to_string()))?;
+    match *view.shape() {
+        [_, height, width, 3] if view.dtype() == Dtype::U8 && height * width > 0 => {
+            let frames = view.data().chunks_exact(height * width * 3);
+            Ok(frames.map(|rgb| GridVideo { height, width, rgb: rgb.to_vec() }).collect())
+        }
+        _ => Err(format(format!(
+            "tensor \"frames\" is {:?} {:?}, expected bytes [videos, H, W, 3]",
+            view.dtype(),
+            view.shape()
+        ))),
+    }
+}
+
 fn input(what: &str, expected: &str, got: &str) -> NnError {
     NnError::Input { what: what.to_owned(), expected: expected.to_owned(), got: got.to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{GridVideo, grid_video};
+    use super::{GridVideo, grid_video, load_frames, save_frames};
     use w2a_data::{Camera, Episode};
 
     fn camera(name: &str, value: u8, frames: usize) -> Camera {
@@ -107,6 +152,21 @@ mod tests {
         assert_eq!(video.camera(1, 2, "b"), cameras[1]);
         assert!(GridVideo::side_by_side(&[camera("a", 0, 3), camera("b", 0, 2)]).is_err());
         assert!(GridVideo::side_by_side(&[]).is_err());
+    }
+
+    #[test]
+    fn frames_round_trip_through_their_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("frames.safetensors");
+        let videos: Vec<GridVideo> =
+            (0..3).map(|value| GridVideo::side_by_side(&[camera("a", value, 1)]).unwrap()).collect();
+        save_frames(&path, &videos).unwrap();
+        assert_eq!(load_frames(&path).unwrap(), videos);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert!(load_frames(&path).is_err());
+        let wider = GridVideo { height: 1, width: 4, rgb: vec![0; 12] };
+        assert!(save_frames(&path, &[videos[0].clone(), wider]).is_err());
     }
 
     #[test]

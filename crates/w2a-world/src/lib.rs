@@ -11,7 +11,7 @@ mod mini;
 
 pub use autoencoder::{AutoencoderConfig, VideoAutoencoder, train_autoencoder};
 pub use flow::{Flow, FlowConfig, FlowSample, train_flow};
-pub use grid::{GridVideo, grid_video};
+pub use grid::{GridVideo, grid_video, load_frames, save_frames};
 pub use latents::{LatentShape, LatentStatistics, Latents, load_latents, save_latents};
 pub use mini::{MiniWorld, MiniWorldConfig, encode_videos, save_statistics};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use rand_chacha::ChaCha8Rng;
-use w2a_nn::{Array, Checkpoint, Init, NnError, embed_text};
+use w2a_nn::{Array, Checkpoint, Init, NnError};
 
 use crate::autoencoder::{AutoencoderConfig, VideoAutoencoder};
 use crate::flow::{Flow, FlowConfig};
@@ -177,8 +177,7 @@ impl WorldModel for MiniWorld {
             let encoded = self.encode(&stills)?;
             let mut normalised: Vec<f32> = encoded.iter().flat_map(|latents| &latents.data).copied().collect();
             self.statistics.normalise(&mut normalised);
-            let text = words.iter().flat_map(|words| embed_text(words)).collect();
-            let mut future = self.flow.sample(normalised, text, self.shape, rng, &self.device)?;
+            let mut future = self.flow.sample(normalised, &stills, words, self.shape, rng, &self.device)?;
             self.statistics.denormalise(&mut future);
             for (first, future) in encoded.into_iter().zip(future.chunks_exact(self.flow.chunks() * len)) {
                 let mut data = first.data;

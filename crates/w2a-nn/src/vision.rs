@@ -1,4 +1,4 @@
-//! The vision trunk of the embedded policy and inverse dynamics model.
+//! The vision trunk of the embedded policy, inverse dynamics model and world model.
 //!
 //! Overlapping windows of pixels become features; queries made from the instruction attend to them and return where they
 //! looked and what they saw. Where a thing is comes out as coordinates rather than as a position in a flattened map,
@@ -7,7 +7,8 @@
 use burn::module::Module;
 use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{Init, LayerNorm, Linear, tensor};
+
+use crate::{Init, LayerNorm, Linear, tensor};
 
 /// Sizes of the trunk.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -141,7 +142,7 @@ mod tests {
         let image: Vec<u8> = [0, 85, 170, 255].iter().flat_map(|&grey| [grey; 3]).collect::<Vec<_>>().repeat(2);
         let batch = ImageBatch::new([image.as_slice()].into_iter(), 2, 4, 2, &Device::flex());
         assert_eq!((batch.grid, batch.windows.dims()), ((1, 2), [1, 2, 48]));
-        let values = w2a_nn::values(batch.windows).unwrap();
+        let values = crate::values(batch.windows).unwrap();
         let row: Vec<i32> =
             values[..12].iter().step_by(3).map(|value| ((value + 1.0) * 127.5).round() as i32).collect();
         assert_eq!(row, [0, 0, 85, 170]);
