@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use w2a_nn::{Init, NnError, StepReport, TrainConfig, Training, tensor, train};
+use w2a_nn::{Init, NnError, StepReport, TrainConfig, Training, normal, tensor, train};
 
 use crate::losses::{info_nce, similarity};
 use crate::{AdapterConfig, Adapters, LossConfig, Similarity};
@@ -20,6 +20,9 @@ pub struct AlignConfig {
     pub hard_negatives: f32,
     /// Whether windows start at every control step (true) or at chunk boundaries only (false, the paper's).
     pub sliding_windows: bool,
+    /// Standard deviation of noise added to the normalised latents (0 in the paper): imagined latents are never as clean as
+    /// those of real video, and the video adapter should not mind.
+    pub latent_noise: f32,
     /// The training; `batch` counts trajectories.
     pub train: TrainConfig,
 }
@@ -32,6 +35,7 @@ impl Default for AlignConfig {
             loss: LossConfig::default(),
             hard_negatives: 0.25,
             sliding_windows: true,
+            latent_noise: 1.0,
             train,
         }
     }
@@ -78,6 +82,10 @@ pub fn train_adapters(
             actions.extend_from_slice(&episode.actions);
         }
         let rows = batch * chunks;
+        if config.latent_noise > 0.0 {
+            let noise = normal(rng, latents.len());
+            latents.iter_mut().zip(noise).for_each(|(value, noise)| *value += config.latent_noise * noise);
+        }
         let actions: Tensor<2> = tensor(actions, [rows, chunk], &device);
         let z_v = net.video(tensor(latents, [rows, channels, height, width], &device));
         let z_a = net.action(actions.clone());

@@ -169,8 +169,11 @@ pub type AlignSection = AlignConfig;
 pub struct PosttrainSection {
     /// Stage 2 of the headline arm; the other residual arms differ in their objective or targets only.
     pub stage2: PosttrainConfig,
-    /// Scales among which the label-free rule chooses, for every trained arm.
+    /// Scales of the residual's step among which the label-free rule chooses, for every residual arm.
     pub gains: Vec<f32>,
+    /// Shares of the way from the base policy to the fine-tuned one among which the same rule chooses, for `base_extra` and
+    /// `dreamgen`.
+    pub shares: Vec<f32>,
     /// Stage-2 seeds of the arms `w2a`, `w2a_infonce`, `regression`, `dreamgen` and `base_extra`.
     pub seeds: usize,
     /// Stage-2 seeds of the controls `w2a_shuffled` and `w2a_oracle`.
@@ -262,10 +265,10 @@ impl Config {
             data: DataSection {
                 suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
                 tasks_per_suite: pick(0, 1, 0),
-                labelled: pick(6, 160, 100),
-                videos: pick(12, 2000, 400),
-                posttrain_scenes: pick(8, 192, 100),
-                tune_scenes: pick(2, 32, 24),
+                labelled: pick(6, 400, 400),
+                videos: pick(12, 1600, 1600),
+                posttrain_scenes: pick(8, 512, 512),
+                tune_scenes: pick(2, 48, 32),
                 lerobot_version: "v3.0".into(),
             },
             world: WorldSection {
@@ -279,19 +282,16 @@ impl Config {
                 train: TrainConfig { ema: 0.998, ..train(pick(40, 1200, 8000), 64, 2e-3) },
                 fine_tune: TrainConfig { ema: 0.99, ..train(pick(20, 300, 1500), 64, 3e-4) },
             },
-            align: AlignConfig { train: train(pick(40, 800, 3000), 16, 1e-3), ..AlignConfig::default() },
+            align: AlignConfig { train: train(pick(40, 800, 1500), 16, 1e-3), ..AlignConfig::default() },
             posttrain: PosttrainSection {
                 stage2: PosttrainConfig {
                     rounds: pick(2, 3, 6),
-                    scenes_per_round: pick(8, 96, 192),
+                    scenes_per_round: pick(8, 192, 256),
                     updates_per_round: pick(10, 80, 150),
                     ..PosttrainConfig::default()
                 },
-                gains: if profile == Profile::Full {
-                    vec![0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0]
-                } else {
-                    vec![0.0, 0.05, 0.1, 0.15, 0.25, 0.4]
-                },
+                gains: vec![0.0, 0.05, 0.1, 0.15, 0.2, 0.3],
+                shares: vec![0.0, 0.2, 0.4, 0.6, 0.8, 1.0],
                 seeds: pick(1, 1, 5),
                 control_seeds: pick(1, 1, 2),
                 idm: IdmConfig::default(),

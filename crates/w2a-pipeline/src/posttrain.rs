@@ -371,7 +371,8 @@ fn gain(context: &mut Context, shared: &Shared, arm: Arm, seed: usize) -> Result
     let scenes = world::tune_scenes(&context.config)?;
     let imagined = world::imagined(context, "imagined_tune")?;
     let decisions = context.config.world.model.flow.chunks;
-    let gains = context.config.posttrain.gains.clone();
+    let config = &context.config.posttrain;
+    let gains = if arm.residual(&context.config).is_some() { config.gains.clone() } else { config.shares.clone() };
     context.progress.part(&gain_part(arm, seed));
     let message = format!("{} · choosing the scale", arm.folder(seed));
     let mut tried = 0;

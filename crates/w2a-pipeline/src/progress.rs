@@ -77,17 +77,17 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
             let rollouts = stage2.rounds * stage2.scenes_per_round;
             let updates = stage2.rounds * stage2.updates_per_round * stage2.train.batch;
             let residual = rollouts as f64 * seconds::EPISODE + updates as f64 * seconds::RESIDUAL;
-            let gain = per_task(after.gains.len() * data.tune_scenes) * seconds::EPISODE;
             let mut parts = vec![
                 part(IDM, train(&after.idm_train, seconds::POLICY)),
                 part(IMAGINATION, per_task(data.posttrain_scenes) * seconds::LABELLED),
             ];
             for arm in Arm::ALL.into_iter().filter(|arm| arm.is_trained(config)) {
                 let fine_tuned = arm.residual(config).is_none();
+                let tried = if fine_tuned { after.shares.len() } else { after.gains.len() };
                 let cost = if fine_tuned { train(&config.policy.fine_tune, seconds::POLICY) } else { residual };
                 for seed in 0..arm.seeds(config) {
                     parts.push((arm.folder(seed), cost));
-                    parts.push((gain_part(arm, seed), gain));
+                    parts.push((gain_part(arm, seed), per_task(tried * data.tune_scenes) * seconds::EPISODE));
                 }
             }
             parts

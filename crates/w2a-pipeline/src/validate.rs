@@ -97,12 +97,16 @@ impl Config {
         rules.not_negative("align.loss.cross_reconstruction", align.loss.cross_reconstruction);
         rules.positive("align.loss.temperature", align.loss.temperature);
         rules.share("align.hard_negatives", align.hard_negatives);
+        rules.not_negative("align.latent_noise", align.latent_noise);
+        rules.not_negative("align.loss.distance", align.loss.distance);
         rules.train("align.train", &align.train);
         rules.at_least("align.train.batch", align.train.batch, 2);
 
         let after = &self.posttrain;
         let gains_fit = !after.gains.is_empty() && after.gains.iter().all(|gain| gain.is_finite() && *gain >= 0.0);
         rules.check("posttrain.gains", gains_fit, "at least one finite number, none negative", &after.gains);
+        let shares_fit = !after.shares.is_empty() && after.shares.iter().all(|share| (0.0..=1.0).contains(share));
+        rules.check("posttrain.shares", shares_fit, "at least one number, each between 0 and 1", &after.shares);
         rules.at_least("posttrain.seeds", after.seeds, 1);
         rules.at_least("posttrain.control_seeds", after.control_seeds, 1);
         rules.at_least("posttrain.dreamgen_videos", after.dreamgen_videos, 1);
@@ -258,6 +262,7 @@ mod tests {
             ("align.loss.temperature", |config| config.align.loss.temperature = 0.0),
             ("align.hard_negatives", |config| config.align.hard_negatives = 1.5),
             ("posttrain.gains", |config| config.posttrain.gains.clear()),
+            ("posttrain.shares", |config| config.posttrain.shares = vec![1.5]),
             ("posttrain.stage2.residual.heads", |config| config.posttrain.stage2.residual.heads = 3),
             ("posttrain.stage2.train.batch", |config| config.posttrain.stage2.train.batch = 1),
             ("posttrain.stage2.objective.cosine", |config| config.posttrain.stage2.objective.cosine = f32::NAN),

@@ -6,7 +6,7 @@ use w2a_data::{Normaliser, Observation};
 use w2a_nn::{NnError, values};
 use w2a_policy::Policy;
 
-use crate::residual::ResidualNet;
+use crate::residual::{ResidualBatch, ResidualNet};
 
 /// What one call of a controller decided, and what stage 2 needs to know about it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -103,7 +103,7 @@ impl Controller for ResidualControl<'_> {
         let dz = match self.residual {
             None => vec![0.0; z_base.len()],
             Some(net) => {
-                let batch = net.batch(observations, instructions, &z_base, self.proprio, &self.device)?;
+                let batch = ResidualBatch::of_observations(observations, &z_base, self.proprio, &self.device)?;
                 values(net.forward(&batch))?
             }
         };

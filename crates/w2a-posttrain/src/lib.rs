@@ -15,6 +15,6 @@ pub use dreamgen::{interpolate, pseudo_episodes};
 pub use gain::{GainChoice, choose_gain, executed_distance};
 pub use idm::{Idm, IdmConfig, IdmNet, train_idm};
 pub use objective::{Objective, ObjectiveConfig};
-pub use residual::{Images, ResidualBatch, ResidualConfig, ResidualNet, Sight};
+pub use residual::{ResidualBatch, ResidualConfig, ResidualNet};
 pub use rollout::{Record, Rollout, rollout};
 pub use train::{Frozen, PosttrainConfig, Target, train_residual};

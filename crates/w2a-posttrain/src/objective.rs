@@ -9,9 +9,6 @@ use w2a_align::{FrozenAdapters, Similarity, cosine, info_nce, similarity};
 pub struct ObjectiveConfig {
     /// Weight of `1 - cos(z_final, z_v)`, averaged over chunks and rollouts.
     pub cosine: f32,
-    /// Weight of `|z_final - z_v|² / |z_v|²`, averaged over chunks and rollouts: unlike the cosine it says how long the
-    /// step should be.
-    pub distance: f32,
     /// Weight of the stage-1 InfoNCE, both directions, between `z_v` and `z_final` over the rollouts of a batch.
     pub infonce: f32,
     /// Weight of the squared error between `D_a(z_final)` and an inverse dynamics model's pseudo-actions.
@@ -28,7 +25,6 @@ impl Default for ObjectiveConfig {
     fn default() -> Self {
         Self {
             cosine: 1.0,
-            distance: 0.0,
             infonce: 0.0,
             regression: 0.0,
             step_penalty: 0.0,
@@ -83,11 +79,9 @@ pub(crate) fn loss(
     let [rollouts, chunks, dim] = batch.z_base.dims();
     let z = batch.z_base.clone() + batch.dz.clone();
     let pull = cosine(z.clone(), batch.z_v.clone()).mean();
-    let away = (z.clone() - batch.z_v.clone()).square().sum_dim(2) / (batch.z_v.clone().square().sum_dim(2) + 1e-6);
-    let away = away.mean();
     let ratio = batch.dz.square().sum_dim(2) / (batch.z_base.square().sum_dim(2) + 1e-6);
-    let mut parts = vec![("cosine", pull.clone()), ("distance", away.clone()), ("step_squared", ratio.clone().mean())];
-    let mut total = (-pull + 1.0) * config.cosine + away * config.distance + ratio.mean() * config.step_penalty;
+    let mut parts = vec![("cosine", pull.clone()), ("step_squared", ratio.clone().mean())];
+    let mut total = (-pull + 1.0) * config.cosine + ratio.mean() * config.step_penalty;
     if config.infonce > 0.0 {
         let s = similarity(config.similarity, batch.z_v, z.clone());
         let both = info_nce(s.clone(), config.temperature) + info_nce(s.transpose(), config.temperature);

@@ -12,7 +12,7 @@ use w2a_sim::{Environment, Scene};
 
 use crate::control::{Decoding, ResidualControl};
 use crate::objective::{Batch, ObjectiveConfig, loss};
-use crate::residual::{ResidualConfig, ResidualNet, image_size};
+use crate::residual::{ResidualBatch, ResidualConfig, ResidualNet, image_size};
 use crate::rollout::{Record, Rollout, rollout};
 
 /// Everything stage 2 is configured with.
@@ -46,7 +46,7 @@ impl Default for PosttrainConfig {
             rounds: 4,
             scenes_per_round: 128,
             updates_per_round: 100,
-            rollout_gain: 0.15,
+            rollout_gain: 0.1,
             decoding: Decoding::Delta,
             train,
         }
@@ -143,17 +143,16 @@ pub fn train_residual(
             on_round(step / config.updates_per_round, &episodes, &found, steps / episodes.len() as f32);
         }
         let batch = training.config.batch.min(episodes.len());
-        let (mut observations, mut words) = (Vec::with_capacity(batch * chunks), Vec::with_capacity(batch * chunks));
+        let mut observations = Vec::with_capacity(batch * chunks);
         let (mut z_base, mut z_v, mut actions) = (Vec::new(), Vec::new(), Vec::new());
         for index in draw(episodes.len(), batch, rng) {
             observations.extend(episodes[index].observations.iter().cloned());
-            words.extend(vec![episodes[index].scene.task_info().instruction; chunks]);
             z_base.extend_from_slice(&episodes[index].z_base);
             let target = &targets[chosen[index]];
             z_v.extend_from_slice(&target.z_v);
             actions.extend_from_slice(&target.actions);
         }
-        let inputs = net.batch(&observations, &words, &z_base, frozen.proprio, &autodiff)?;
+        let inputs = ResidualBatch::of_observations(&observations, &z_base, frozen.proprio, &autodiff)?;
         let shape = [batch, chunks, dim];
         let rows = batch * chunks;
         let dz = net.forward(&inputs).reshape(shape);
