@@ -23,6 +23,14 @@ pub enum NnError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A weights file that others wrote, such as an archive of `torch.save`, cannot be used.
+    #[error("cannot use the weights file {}: {problem}", path.display())]
+    Weights {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: crate::WeightsProblem,
+    },
     /// A tensor that the model needs is not in the checkpoint.
     #[error("checkpoint lacks tensor {name:?} of shape {shape:?}; it belongs to another model or version")]
     MissingTensor {

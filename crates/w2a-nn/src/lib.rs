@@ -13,6 +13,7 @@ mod state;
 mod text;
 mod train;
 mod transformer;
+mod weights;
 
 pub use checkpoint::{Checkpoint, load_weights, read_state, save_weights, write_state};
 pub use error::NnError;
@@ -23,6 +24,7 @@ pub use state::{Array, StateDict, load_state, state_dict};
 pub use text::{TEXT_DIM, embed_text};
 pub use train::{Losses, SHARDS, StepReport, TrainConfig, Training, train, train_sharded};
 pub use transformer::{Block, BlockConfig, timestep_embedding};
+pub use weights::{Converted, Dtype, TensorInfo, WeightsFile, WeightsFormat, WeightsProblem, convert};
 
 use burn::tensor::{Device, Tensor, TensorData};
 
