@@ -80,7 +80,11 @@ impl safetensors::View for OwnedView {
 /// # Errors
 /// A missing or damaged file, or a value that is not finite (named).
 pub fn read_state(path: &Path) -> Result<StateDict, NnError> {
-    let state = WeightsFile::open(path)?.read_all()?;
+    let file = WeightsFile::open(path).map_err(|error| match error {
+        NnError::Io { source, .. } => NnError::Io { action: "loading weights", source },
+        other => other,
+    })?;
+    let state = file.read_all()?;
     for (name, Array { data, .. }) in &state {
         if let Some(bad) = data.iter().position(|value| !value.is_finite()) {
             let reason = format!("tensor {name:?} has {} at position {bad}, expected finite values", data[bad]);

@@ -98,12 +98,12 @@ impl WeightsFile {
     /// [`NnError::Io`] for a file that cannot be read, [`NnError::Format`] for a damaged safetensors file, and
     /// [`NnError::Weights`] for everything that can be wrong with an archive of `torch.save`.
     pub fn open(path: &Path) -> Result<Self, NnError> {
-        let io = |source| NnError::Io { action: "loading weights", source };
+        let io = |source| NnError::Io { action: "opening weights", source };
         let file = fs_err::File::open(path).map_err(io)?;
         let meta = file.metadata().map_err(io)?;
-        if meta.is_dir() {
-            let source = std::io::Error::other(format!("{} is a folder, not a file", path.display()));
-            return Err(io(source));
+        if !meta.is_file() {
+            let (expected, got) = ("a file".into(), "a folder or a device".into());
+            return Err(NnError::Input { what: format!("weights {}", path.display()), expected, got });
         }
         let (file, len) = (file.into_parts().0, meta.len());
         let weights = |problem| NnError::Weights { path: path.to_owned(), problem };

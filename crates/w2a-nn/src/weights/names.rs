@@ -150,7 +150,9 @@ impl Walk<'_> {
 
     fn tensor(&mut self, path: &[Option<String>], index: u32) -> Result<(), WeightsProblem> {
         let Some(parts) = path.iter().map(Option::as_deref).collect::<Option<Vec<&str>>>() else {
-            return Err(WeightsProblem::NotRead { what: "a tensor has a key that is neither text nor a number".into() });
+            return Err(WeightsProblem::NotRead {
+                what: "a tensor has a key that is neither text nor a number".into(),
+            });
         };
         let len = parts.iter().map(|part| part.len() + 1).sum::<usize>();
         self.bytes += len;

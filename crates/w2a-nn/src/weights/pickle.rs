@@ -435,7 +435,8 @@ impl<'a> Machine<'a> {
                 self.stack.push(value);
             }
             other => {
-                let what = format!("its pickle has instruction {other:#04x}, which torch.save does not use for tensors");
+                let what =
+                    format!("its pickle has instruction {other:#04x}, which torch.save does not use for tensors");
                 return Err(WeightsProblem::NotRead { what });
             }
         }

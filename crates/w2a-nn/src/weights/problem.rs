@@ -4,7 +4,9 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WeightsProblem {
     /// Neither safetensors nor an archive of `torch.save`.
-    #[error("it is neither a safetensors file nor an archive of torch.save (its first bytes are {first}); check the path")]
+    #[error(
+        "it is neither a safetensors file nor an archive of torch.save (its first bytes are {first}); check the path"
+    )]
     Unknown {
         /// The first bytes, escaped.
         first: String,

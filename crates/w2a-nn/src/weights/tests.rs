@@ -61,7 +61,10 @@ fn views_are_read_as_what_they_show_in_protocols_2_and_4() {
         let transposed: Vec<f32> = (0..6).flat_map(|x| (0..4).map(move |y| (6 * y + x) as f32)).collect();
         assert_eq!((read("transposed").shape, read("transposed").data), (vec![6, 4], transposed));
         assert_eq!(read("column").data, [2., 8., 14., 20.]);
-        assert_eq!((read("every_second").shape, read("every_second").data), (vec![2, 3], vec![1., 3., 5., 13., 15., 17.]));
+        assert_eq!(
+            (read("every_second").shape, read("every_second").data),
+            (vec![2, 3], vec![1., 3., 5., 13., 15., 17.])
+        );
         assert_eq!(read("tail").data, count(24)[12..]);
         assert_eq!(read("shared").data, count(24));
         assert_eq!(read("repeated").data, [3., 4., 3., 4., 3., 4.]);

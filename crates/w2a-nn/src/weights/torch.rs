@@ -104,7 +104,14 @@ impl Storage {
     pub fn of_persistent_id(pickle: &Pickle, id: Value) -> Result<Self, WeightsProblem> {
         match pickle.sequence(id) {
             Some(
-                &[Value::Text(tag), Value::Callable(Callable::Storage(dtype)), Value::Text(key), _, Value::Int(len), ..],
+                &[
+                    Value::Text(tag),
+                    Value::Callable(Callable::Storage(dtype)),
+                    Value::Text(key),
+                    _,
+                    Value::Int(len),
+                    ..,
+                ],
             ) if pickle.text(tag) == "storage" => {
                 let key = pickle.text(key);
                 if key.len() > 64 || len < 0 {
@@ -144,7 +151,9 @@ pub(crate) fn open(file: &File, len: u64) -> Result<(BTreeMap<String, Stored>, V
     let archive = Archive::open(file, len)?;
     let mut pickles = archive.entries().filter(|(name, _)| *name == "data.pkl" || name.ends_with("/data.pkl"));
     let Some(name) = pickles.next().map(|(name, _)| name.to_owned()) else {
-        return Err(WeightsProblem::NotRead { what: "the archive has no data.pkl, so torch.save did not write it".into() });
+        return Err(WeightsProblem::NotRead {
+            what: "the archive has no data.pkl, so torch.save did not write it".into(),
+        });
     };
     let folder = name.strip_suffix("data.pkl").unwrap_or_default();
     if let Ok((start, entry)) = archive.find(file, &format!("{folder}byteorder")) {
@@ -199,9 +208,10 @@ fn stored(record: &TensorRecord, start: u64, bytes: u64, crc: u32) -> Result<Sto
     }
     let elements = bytes / dtype.size().max(1) as u64;
     let count = shape.iter().try_fold(1_u64, |product, &n| product.checked_mul(n));
-    let last = shape.iter().zip(&stride).try_fold(offset, |at, (&n, &stride)| {
-        at.checked_add(n.saturating_sub(1).checked_mul(stride)?)
-    });
+    let last = shape
+        .iter()
+        .zip(&stride)
+        .try_fold(offset, |at, (&n, &stride)| at.checked_add(n.saturating_sub(1).checked_mul(stride)?));
     let fits = match (count, last) {
         (Some(0), _) => true,
         (Some(count), Some(last)) => {
