@@ -293,6 +293,7 @@ mod tests {
             ("align.train.batch", |config| config.align.train.batch = 1),
             ("world.model.autoencoder.frames", |config| {
                 config.world.model.autoencoder.frames = 1;
+                config.world.model.flow.chunks = 64;
                 config.align.adapter.kind = AdapterKind::ActionVae;
             }),
             ("posttrain.gains", |config| config.posttrain.gains.clear()),
