@@ -224,6 +224,8 @@ def main():
     (args.folder / "config.json").write_text(json.dumps(c, indent=1) + "\n")
     save_file(io, args.folder / "io.safetensors")
     save_file(stored, args.folder / "weights.safetensors")
+    if "num_negatives" in c:
+        torch.save(stored, args.folder / "ckpt.pt")  # as the authors' training writes its checkpoints
     for file, tensors in files.items():
         if args.small:
             tensors = {name: value for name, value in tensors.items() if not name.endswith("video_bridger.3.weight")}

@@ -233,3 +233,59 @@ fn check(what: &str, got: usize, width: usize) -> Result<(), NnError> {
     }
     Err(NnError::Input { what: what.into(), expected: format!("rows of {width} values"), got: format!("{got} values") })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use burn::tensor::Device;
+    use w2a_nn::{Array, Init, NnError, StateDict, read_state, write_state};
+
+    use super::{AdapterConfig, AdapterKind, Adapters};
+
+    fn released() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/stage1_action_vae/ckpt.pt")
+    }
+
+    /// Networks of the size of the checkpoint, which was written by PyTorch in half precision.
+    fn load(path: &Path) -> Result<Adapters, NnError> {
+        let config = AdapterConfig { kind: AdapterKind::ActionVae, dim: 12, ..AdapterConfig::default() };
+        let init = &mut Init { rng: &mut w2a_data::stream(0, "net"), device: &Device::flex() };
+        Adapters::new(&config, [4, 5, 7], [2, 3], init)?.load_weights(path)
+    }
+
+    #[test]
+    fn a_checkpoint_in_the_released_format_loads_and_goes_out_and_in_again_unchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ours.safetensors");
+        load(&released()).unwrap().save_weights(&path).unwrap();
+        assert_eq!(read_state(&path).unwrap(), read_state(&released()).unwrap());
+        load(&path).unwrap();
+    }
+
+    #[test]
+    fn a_tensor_too_few_too_many_misshapen_or_not_finite_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let refused = |change: fn(&mut StateDict)| {
+            let mut state = read_state(&released()).unwrap();
+            change(&mut state);
+            write_state(&state, &path).unwrap();
+            load(&path).unwrap_err().to_string()
+        };
+        let name = "\"encoder.2.weight\"";
+        let missing = refused(|state| drop(state.remove("encoder.2.weight")));
+        assert!(missing.contains("lacks") && missing.contains(name) && missing.contains("[128, 64, 3]"), "{missing}");
+        let extra =
+            refused(|state| drop(state.insert("encoder.9.bias".into(), Array { shape: vec![1], data: vec![0.0] })));
+        assert!(extra.contains("does not know") && extra.contains("\"encoder.9.bias\""), "{extra}");
+        let bent = refused(|state| state.get_mut("encoder.2.weight").unwrap().shape = vec![64, 128, 3]);
+        assert!(bent.contains(name) && bent.contains("[64, 128, 3]") && bent.contains("[128, 64, 3]"), "{bent}");
+        let nan = refused(|state| state.get_mut("encoder.2.weight").unwrap().data[7] = f32::NAN);
+        assert!(nan.contains(name) && nan.contains("NaN"), "{nan}");
+        // The other family has other names.
+        let init = &mut Init { rng: &mut w2a_data::stream(0, "net"), device: &Device::flex() };
+        let mlp = Adapters::new(&AdapterConfig::default(), [4, 5, 7], [2, 3], init).unwrap();
+        assert!(mlp.load_weights(&released()).unwrap_err().to_string().contains("lacks"));
+    }
+}

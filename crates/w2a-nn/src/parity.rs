@@ -271,6 +271,11 @@ impl Fixture {
         self.files.get(file).is_some_and(|file| file.info(name).is_some())
     }
 
+    /// The shape of a tensor, if a file has it.
+    pub fn shape(&self, file: &str, name: &str) -> Option<&[usize]> {
+        Some(&self.files.get(file)?.info(name)?.shape)
+    }
+
     /// Files (without ending), in order.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)

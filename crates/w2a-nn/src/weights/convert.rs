@@ -1,6 +1,6 @@
 //! From any weights file to a safetensors file, one tensor at a time.
 
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use super::WeightsFile;
@@ -58,15 +58,19 @@ fn write(weights: &WeightsFile, path: &Path) -> Result<usize, NnError> {
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     // Values are to begin at a multiple of 8 bytes.
     header.resize(header.len().next_multiple_of(8), b' ');
-    let mut file = BufWriter::new(fs_err::File::create(path).map_err(io)?);
+    let mut file = fs_err::File::create(path).map_err(io)?;
+    let mut block = Vec::with_capacity(4 << 16);
     file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io)?;
     file.write_all(&header).map_err(io)?;
     for (name, _) in weights.tensors() {
-        for value in weights.read(name)?.data {
-            file.write_all(&value.to_le_bytes()).map_err(io)?;
+        // In blocks: a call for each value would take longer than the disk.
+        for part in weights.read(name)?.data.chunks(1 << 16) {
+            block.clear();
+            block.extend(part.iter().flat_map(|value| value.to_le_bytes()));
+            file.write_all(&block).map_err(io)?;
         }
     }
-    file.into_inner().map_err(|error| io(error.into_error()))?.sync_all().map_err(io)?;
+    file.sync_all().map_err(io)?;
     Ok(elements)
 }
 
