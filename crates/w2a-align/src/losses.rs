@@ -14,7 +14,55 @@ pub enum Similarity {
     Global,
 }
 
+/// Where the negatives of a chunk come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Negatives {
+    /// The same time step of the other trajectories (the paper's).
+    #[default]
+    SameStep,
+    /// Chunks from the marginal distribution of chunks: another trajectory at another time step, drawn anew in every
+    /// update.
+    ///
+    /// This is our reading of the "marginal" row of the paper's ablation, which the text does not define. InfoNCE
+    /// estimates how much more likely a pair is than its negatives make it. Negatives of the same time step stand for
+    /// `p(a | t)`; for the marginal `p(a)` they must not share the time step. Each other trajectory is shifted in time,
+    /// cyclically and by at least one step, so that a batch has as many negatives as before and nothing else changes.
+    Marginal,
+}
+
+/// Rows of the paper's ablation of the stage-1 objective; each is a [`LossConfig::variant`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossVariant {
+    /// Both directions, chunk against chunk: the paper's method.
+    Bidirectional,
+    /// Video rows against action columns only.
+    OneDirectional,
+    /// Both directions, negatives from the marginal: [`Negatives::Marginal`].
+    Marginal,
+    /// Both directions, one vector per trajectory: [`Similarity::Global`].
+    Global,
+}
+
+impl LossVariant {
+    /// All variants, in the order of the paper's table.
+    pub const ALL: [Self; 4] = [Self::Bidirectional, Self::OneDirectional, Self::Marginal, Self::Global];
+
+    /// Name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bidirectional => "bidirectional",
+            Self::OneDirectional => "one-directional",
+            Self::Marginal => "marginal",
+            Self::Global => "global",
+        }
+    }
+}
+
 /// Weights of the stage-1 loss. The paper's form is [`LossConfig::paper`].
+///
+/// The two directions of InfoNCE have a weight each, because sources differ: the paper adds them (1 and 1, the default),
+/// other implementations average them (0.5 and 0.5). A weight of 0 gives the one-directional forms.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
@@ -22,6 +70,8 @@ pub struct LossConfig {
     pub temperature: f32,
     /// How trajectories are compared.
     pub similarity: Similarity,
+    /// Where negatives come from.
+    pub negatives: Negatives,
     /// Weight of the reconstruction `D_a(B_a(a)) ≈ a`.
     pub reconstruction: f32,
     /// Weight of InfoNCE with video rows and action columns, over trajectories.
@@ -43,6 +93,7 @@ impl LossConfig {
         Self {
             temperature: 0.1,
             similarity: Similarity::Chunk,
+            negatives: Negatives::SameStep,
             reconstruction: 1.0,
             video_to_action: 1.0,
             action_to_video: 1.0,
@@ -50,6 +101,17 @@ impl LossConfig {
             cross_reconstruction: 0.0,
             distance: 0.0,
         }
+    }
+
+    /// These weights with the contrast of a row of the paper's ablation.
+    pub fn variant(self, variant: LossVariant) -> Self {
+        let (negatives, similarity) = match variant {
+            LossVariant::Marginal => (Negatives::Marginal, Similarity::Chunk),
+            LossVariant::Global => (Negatives::SameStep, Similarity::Global),
+            LossVariant::Bidirectional | LossVariant::OneDirectional => (Negatives::SameStep, Similarity::Chunk),
+        };
+        let action_to_video = if variant == LossVariant::OneDirectional { 0.0 } else { self.action_to_video };
+        Self { negatives, similarity, action_to_video, ..self }
     }
 }
 
@@ -61,11 +123,16 @@ impl Default for LossConfig {
     }
 }
 
-/// Rows of unit length: `[.., D]`. A zero row stays zero, so its cosine with anything is 0.
+/// Squared length below which a row counts as zero: that of `torch.nn.functional.normalize`.
+const ZERO: f32 = 1e-24;
+
+/// Rows of unit length: `[.., D]`. A row of zeros (shorter than 1e-12) has no direction: it stays zero, its cosine with
+/// anything is 0, and it gets no gradient. Dividing by a small number instead would give it one of 10^12.
 pub fn unit<const N: usize>(z: Tensor<N>) -> Tensor<N> {
-    // Added under the root rather than clamped after it: the gradient of a zero row is then 0 and not NaN.
-    let norm = (z.clone().square().sum_dim(N - 1) + 1e-16).sqrt();
-    z / norm
+    let square = z.clone().square().sum_dim(N - 1);
+    let is_zero = square.clone().detach().lower_elem(ZERO);
+    let keep = is_zero.clone().bool_not().float();
+    z * (keep / square.mask_fill(is_zero, 1.0).sqrt())
 }
 
 /// Cosine of equal rows, `[.., D]` twice → `[.., 1]`.
@@ -90,6 +157,24 @@ pub fn similarity(kind: Similarity, a: Tensor<3>, b: Tensor<3>) -> Tensor<2> {
     }
 }
 
+/// As [`similarity`] by chunks, but trajectory `j` of `b` is shifted by `shifts[j]` time steps, cyclically, wherever it is
+/// a negative: `[B, T, D]` twice → `[B, B]`, whose diagonal is that of the unshifted pairs. See [`Negatives::Marginal`].
+pub fn marginal_similarity(a: Tensor<3>, b: Tensor<3>, shifts: &[usize]) -> Tensor<2> {
+    let [rows, steps, dim] = b.dims();
+    let (a, b) = (unit(a), unit(b));
+    let device = b.device();
+    let places = shifts
+        .iter()
+        .enumerate()
+        .flat_map(|(row, shift)| (0..steps).map(move |step| (row * steps + (step + shift) % steps) as i64));
+    let places = Tensor::<1, Int>::from_data(TensorData::new(places.collect(), [rows * steps]), &device);
+    let shifted = b.clone().reshape([rows * steps, dim]).select(0, places).reshape([rows, steps * dim]);
+    let negatives = a.clone().reshape([rows, steps * dim]).matmul(shifted.transpose()) / steps as f32;
+    let own = (a * b).sum_dim(2).sum_dim(1).reshape([rows, 1]) / steps as f32;
+    let diagonal = Tensor::<2>::eye(rows, &device);
+    negatives * (diagonal.clone() * -1.0 + 1.0) + own * diagonal
+}
+
 /// InfoNCE of one direction: `-mean_i log softmax_j(s_ij / temperature)[i]`, `[B, B]` → scalar.
 ///
 /// A batch of one has no negatives: the loss is 0 and so is its gradient.
@@ -103,17 +188,56 @@ pub fn info_nce(similarity: Tensor<2>, temperature: f32) -> Tensor<1> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Similarity, cosine, info_nce, similarity};
+    use super::{LossConfig, LossVariant, Negatives, Similarity, cosine, info_nce, marginal_similarity, similarity};
     use burn::tensor::Device;
     use w2a_nn::{tensor, values};
 
     #[test]
-    fn cosine_of_a_zero_chunk_is_zero_not_nan() {
-        let device = Device::flex();
-        let zero = tensor(vec![0.0; 4], [1, 4], &device);
+    fn cosine_of_a_zero_chunk_is_zero_and_so_is_its_gradient() {
+        let device = Device::flex().autodiff();
+        for zero in [vec![0.0; 4], vec![1e-20; 4]] {
+            let zero = tensor(zero, [1, 4], &device).require_grad();
+            let one = tensor(vec![1.0, 2.0, 3.0, 4.0], [1, 4], &device).require_grad();
+            let cosines = cosine(zero.clone(), one.clone());
+            assert_eq!(values(cosines.clone()).unwrap(), [0.0]);
+            let gradients = cosines.sum().backward();
+            for leaf in [zero, one] {
+                assert_eq!(values(leaf.grad(&gradients).unwrap()).unwrap(), [0.0; 4]);
+            }
+        }
         let one = tensor(vec![1.0; 4], [1, 4], &device);
-        assert_eq!(values(cosine(zero, one.clone())).unwrap(), [0.0]);
-        assert!((values(cosine(one.clone(), one)).unwrap()[0] - 1.0).abs() < 1e-6);
+        assert!((values(cosine(one.clone(), one * 1e-6)).unwrap()[0] - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn marginal_negatives_come_from_other_time_steps_and_positives_do_not() {
+        let device = Device::flex();
+        // Two trajectories of three chunks; both go through the same three directions in the same order.
+        let path = vec![1., 0., 0., 0., 1., 0., 0., 0., 1.];
+        let z = tensor([path.clone(), path].concat(), [2, 3, 3], &device);
+        let same = values(similarity(Similarity::Chunk, z.clone(), z.clone())).unwrap();
+        assert_eq!(same, [1.0; 4]);
+        for shifts in [[1, 2], [2, 2], [1, 1]] {
+            let s = values(marginal_similarity(z.clone(), z.clone(), &shifts)).unwrap();
+            assert_eq!(s, [1.0, 0.0, 0.0, 1.0]);
+        }
+        // A trajectory of one chunk has no other step: nothing is shifted.
+        let one = z.slice([0..2, 0..1, 0..3]);
+        assert_eq!(values(marginal_similarity(one.clone(), one, &[0, 0])).unwrap(), [1.0; 4]);
+    }
+
+    #[test]
+    fn variants_differ_from_the_papers_form_in_one_thing_each() {
+        let paper = LossConfig::paper();
+        assert_eq!(paper.clone().variant(LossVariant::Bidirectional), paper);
+        let one = paper.clone().variant(LossVariant::OneDirectional);
+        assert_eq!(LossConfig { action_to_video: 1.0, ..one.clone() }, paper);
+        assert_eq!((one.video_to_action, one.action_to_video), (1.0, 0.0));
+        let marginal = paper.clone().variant(LossVariant::Marginal);
+        assert_eq!(LossConfig { negatives: Negatives::SameStep, ..marginal.clone() }, paper);
+        let global = paper.clone().variant(LossVariant::Global);
+        assert_eq!(LossConfig { similarity: Similarity::Chunk, ..global.clone() }, paper);
+        assert!(marginal != paper && global != paper);
     }
 
     #[test]

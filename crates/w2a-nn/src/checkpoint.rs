@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 use w2a_data::write_atomic;
 
-use crate::{AdamW, AdamWConfig, Array, NnError, StateDict, load_state, state_dict};
+use crate::{AdamW, AdamWConfig, Array, NnError, StateDict, WeightsFile, load_state, state_dict};
 
 /// Writes `module`'s parameters to a safetensors file, atomically.
 ///
@@ -75,25 +75,21 @@ impl safetensors::View for OwnedView {
     }
 }
 
-/// Reads named F32 tensors from a safetensors file.
+/// Reads all tensors of a weights file as F32: a safetensors file of ours or of others, or an archive of `torch.save`.
 ///
 /// # Errors
-/// A missing or truncated file, another type, or a value that is not finite (named).
+/// A missing or damaged file, or a value that is not finite (named).
 pub fn read_state(path: &Path) -> Result<StateDict, NnError> {
-    let bytes = fs_err::read(path).map_err(|source| NnError::Io { action: "loading weights", source })?;
-    let format = |reason: String| NnError::Format { path: path.to_owned(), reason };
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| format(error.to_string()))?;
-    let mut state = StateDict::new();
-    for (name, view) in file.iter() {
-        if view.dtype() != Dtype::F32 {
-            return Err(format(format!("tensor {name:?} has type {:?}, expected F32", view.dtype())));
-        }
-        let data: Vec<f32> =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let file = WeightsFile::open(path).map_err(|error| match error {
+        NnError::Io { source, .. } => NnError::Io { action: "loading weights", source },
+        other => other,
+    })?;
+    let state = file.read_all()?;
+    for (name, Array { data, .. }) in &state {
         if let Some(bad) = data.iter().position(|value| !value.is_finite()) {
-            return Err(format(format!("tensor {name:?} has {} at position {bad}, expected finite values", data[bad])));
+            let reason = format!("tensor {name:?} has {} at position {bad}, expected finite values", data[bad]);
+            return Err(NnError::Format { path: path.to_owned(), reason });
         }
-        state.insert(name.to_owned(), Array { shape: view.shape().to_vec(), data });
     }
     Ok(state)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum NnError {
     /// A file could not be read or written.
-    #[error("{action} failed: {source}{}", disk_hint(.source))]
+    #[error("{action} failed: {source}{}", disk_hint(.action, .source))]
     Io {
         /// What was being done.
         action: &'static str,
@@ -22,6 +22,14 @@ pub enum NnError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A weights file that others wrote, such as an archive of `torch.save`, cannot be used.
+    #[error("cannot use the weights file {}: {problem}", path.display())]
+    Weights {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: crate::WeightsProblem,
     },
     /// A tensor that the model needs is not in the checkpoint.
     #[error("checkpoint lacks tensor {name:?} of shape {shape:?}; it belongs to another model or version")]
@@ -95,12 +103,15 @@ pub enum NnError {
     },
 }
 
-fn disk_hint(source: &std::io::Error) -> &'static str {
-    match source.kind() {
-        std::io::ErrorKind::StorageFull => "; the disk is full: free space and resume, what was saved before is intact",
-        std::io::ErrorKind::NotFound => {
+fn disk_hint(action: &str, source: &std::io::Error) -> &'static str {
+    match (source.kind(), action) {
+        (std::io::ErrorKind::StorageFull, _) => {
+            "; the disk is full: free space and resume, what was saved before is intact"
+        }
+        (std::io::ErrorKind::NotFound, "loading weights" | "reading a checkpoint") => {
             "; copy it back, or delete the `checkpoints` folder of that training and run again with --resume"
         }
+        (std::io::ErrorKind::NotFound, _) => "; check the path",
         _ => "",
     }
 }

@@ -5,26 +5,32 @@
 //! to the same bits on the CPU.
 
 mod checkpoint;
+mod device;
 mod error;
 mod init;
 mod layers;
 mod optim;
+mod parity;
 mod state;
 mod text;
 mod train;
 mod transformer;
 mod vision;
+mod weights;
 
 pub use checkpoint::{Checkpoint, load_weights, read_state, save_weights, write_state};
+pub use device::{DEVICES, device};
 pub use error::NnError;
 pub use init::{Init, normal, uniform};
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use optim::{AdamW, AdamWConfig, NamedGradients, named_gradients};
+pub use parity::{Comparison, Fixture, Line, ParityReport, Tolerance, compare};
 pub use state::{Array, StateDict, load_state, state_dict};
 pub use text::{TEXT_DIM, embed_text};
 pub use train::{Losses, SHARDS, StepReport, TrainConfig, Training, train, train_sharded};
 pub use transformer::{Block, BlockConfig, timestep_embedding};
 pub use vision::{ImageBatch, VisionConfig, VisionTrunk};
+pub use weights::{Converted, Dtype, TensorInfo, WeightsFile, WeightsFormat, WeightsProblem, convert};
 
 use burn::tensor::{Device, Tensor, TensorData};
 

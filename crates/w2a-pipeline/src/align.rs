@@ -1,17 +1,18 @@
 //! Stage 1 on the labelled demonstrations.
 
-use w2a_align::{AlignedEpisode, Diagnostics, FrozenAdapters, diagnose, train_adapters};
+use std::path::Path;
+
+use w2a_align::{AdapterKind, AlignedEpisode, Diagnostics, FrozenAdapters, diagnose, train_adapters};
 use w2a_data::{Episode, Normaliser, Remainder};
-use w2a_nn::Checkpoint;
+use w2a_nn::{Checkpoint, WeightsFile};
 use w2a_policy::DemonstrationSet;
 use w2a_sim::Scene;
 use w2a_world::{MiniWorld, WorldModel, grid_video};
 
-use crate::PipelineError;
 use crate::context::{Context, depends, model, save_json};
 use crate::data::{NARROW, episodes, task_number};
 use crate::progress::DEMONSTRATIONS;
-use crate::world;
+use crate::{PipelineError, Request, Stage, world};
 
 pub(crate) const ADAPTERS: &str = "align";
 
@@ -43,6 +44,29 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     Ok(())
 }
 
+/// Refuses weights to start stage 1 from that cannot be read or belong to the other family, before anything is written:
+/// the stage itself begins minutes later. Once it is done the file is no longer needed.
+pub(crate) fn check_init(request: &Request) -> Result<(), PipelineError> {
+    let config = &request.config.align;
+    let done = Checkpoint::new(request.out.join(ADAPTERS)).step()? >= config.train.steps;
+    if config.init.is_empty() || request.until < Stage::Align || done {
+        return Ok(());
+    }
+    let file = model(WeightsFile::open(Path::new(&config.init)))?;
+    let (family, tensor) = match config.adapter.kind {
+        AdapterKind::Mlp => ("mlp", "encoder.layer1.weight"),
+        AdapterKind::ActionVae => ("action-vae", "encoder.0.weight"),
+    };
+    if file.info(tensor).is_none() {
+        return Err(PipelineError::Config {
+            key: "align.init".into(),
+            expected: format!("weights of align.adapter = {family}, such as {tensor}"),
+            got: format!("{}, which has no such tensor", config.init),
+        });
+    }
+    Ok(())
+}
+
 /// Loads the trained adapters.
 pub(crate) fn load(context: &Context, world: &MiniWorld, action: &Normaliser) -> Result<FrozenAdapters, PipelineError> {
     let (latent, chunk) = shapes(world, action);
@@ -50,9 +74,10 @@ pub(crate) fn load(context: &Context, world: &MiniWorld, action: &Normaliser) ->
     model(FrozenAdapters::load(config, latent, chunk, &context.path(ADAPTERS), &context.device))
 }
 
-fn shapes(world: &MiniWorld, action: &Normaliser) -> ([usize; 3], usize) {
+/// Shape of a latent, and steps and width of an action chunk.
+fn shapes(world: &MiniWorld, action: &Normaliser) -> ([usize; 3], [usize; 2]) {
     let shape = world.latent_shape();
-    ([shape.channels, shape.height, shape.width], world.chunk_len() * action.width())
+    ([shape.channels, shape.height, shape.width], [world.chunk_len(), action.width()])
 }
 
 /// A demonstration from control step `offset` on, encoded; with sliding windows one chunk shorter than the whole, so that

@@ -109,7 +109,10 @@ impl PipelineError {
             | Self::Eval(EvalError::Parse { .. }) => true,
             Self::Folder { source, .. } => source.kind() != io::ErrorKind::StorageFull,
             Self::Model(error) => match error {
-                NnError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+                NnError::Io { source, .. } => matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied
+                ),
                 NnError::Diverged { .. } | NnError::Device { .. } => false,
                 _ => true,
             },

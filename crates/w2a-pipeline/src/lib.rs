@@ -9,11 +9,13 @@ mod context;
 mod data;
 mod error;
 mod eval;
+mod parity;
 mod policy;
 mod posttrain;
 mod progress;
 mod report;
 mod validate;
+mod weights;
 mod world;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ pub use config::{
     AlignSection, Config, DataSection, EvalSection, PolicySection, PosttrainSection, Profile, Stage, WorldSection,
 };
 pub use error::PipelineError;
+pub use parity::{Parity, parity};
+pub use weights::{convert_weights, list_weights};
 
 use context::Context;
 
@@ -54,6 +58,7 @@ pub struct Outcome {
 /// diverges, a full disk. What earlier stages computed stays.
 pub fn run(request: &Request) -> Result<Outcome, PipelineError> {
     request.config.validate()?;
+    align::check_init(request)?;
     let mut context = Context::open(request)?;
     let mut report = None;
     for stage in Stage::ALL.into_iter().filter(|stage| *stage <= request.until) {

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use w2a_align::LossConfig;
+use w2a_align::{AdapterKind, LossConfig, Negatives, Similarity};
 use w2a_nn::{AdamWConfig, TrainConfig, VisionConfig};
 use w2a_posttrain::ObjectiveConfig;
 use w2a_sim::{IMAGE_SIZE, tasks};
@@ -12,6 +12,9 @@ use crate::{Config, PipelineError};
 
 /// Most scenes a task may have in one corpus: the corpora's scene numbers lie this far apart.
 const MOST_SCENES: usize = 1_000_000;
+/// More negatives or chunks of a window than any use of them; a slip would only fill the memory.
+const MOST_NEGATIVES: usize = 4096;
+const MOST_CHUNKS: usize = 4096;
 /// More threads than any machine this program knows; mostly a slip of the hand.
 const MOST_THREADS: usize = 1024;
 
@@ -99,8 +102,29 @@ impl Config {
         rules.share("align.hard_negatives", align.hard_negatives);
         rules.not_negative("align.latent_noise", align.latent_noise);
         rules.not_negative("align.loss.distance", align.loss.distance);
+        let time_matters = align.loss.similarity == Similarity::Chunk || align.loss.negatives == Negatives::SameStep;
+        let expected = "same-step where align.loss.similarity is global: a shift in time does not change a time mean";
+        rules.check("align.loss.negatives", time_matters, expected, "marginal");
+        let vae = &align.vae;
+        rules.positive("align.vae.temperature", vae.temperature);
+        rules.not_negative("align.vae.reconstruction", vae.reconstruction);
+        rules.not_negative("align.vae.contrast", vae.contrast);
+        rules.not_negative("align.vae.kl", vae.kl);
+        rules.between("align.vae.negatives", vae.negatives, 1, MOST_NEGATIVES);
+        rules.share("align.vae.hard_negatives", vae.hard_negatives);
+        rules.between("align.vae.window", vae.window, 1, MOST_CHUNKS);
+        rules.between("align.vae.paired", vae.paired, 1, vae.window);
+        let is_vae = align.adapter.kind == AdapterKind::ActionVae;
+        let expected = "an even number for align.adapter = action-vae";
+        rules.check(
+            "world.model.autoencoder.frames",
+            !is_vae || autoencoder.frames.is_multiple_of(2),
+            expected,
+            autoencoder.frames,
+        );
         rules.train("align.train", &align.train);
-        rules.at_least("align.train.batch", align.train.batch, 2);
+        // In a batch of one trajectory the paper's contrast has no negatives; the action VAE draws its own.
+        rules.at_least("align.train.batch", align.train.batch, if is_vae { 1 } else { 2 });
 
         let after = &self.posttrain;
         let gains_fit = !after.gains.is_empty() && after.gains.iter().all(|gain| gain.is_finite() && *gain >= 0.0);
@@ -218,6 +242,8 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
+    use w2a_align::{AdapterKind, Negatives, Similarity};
+
     use crate::{Config, Profile};
 
     #[test]
@@ -261,6 +287,18 @@ mod tests {
             ("align.adapter.dim", |config| config.align.adapter.dim = 0),
             ("align.loss.temperature", |config| config.align.loss.temperature = 0.0),
             ("align.hard_negatives", |config| config.align.hard_negatives = 1.5),
+            ("align.loss.negatives", |config| {
+                config.align.loss.negatives = Negatives::Marginal;
+                config.align.loss.similarity = Similarity::Global;
+            }),
+            ("align.vae.negatives", |config| config.align.vae.negatives = 0),
+            ("align.vae.paired", |config| config.align.vae.paired = 33),
+            ("align.train.batch", |config| config.align.train.batch = 1),
+            ("world.model.autoencoder.frames", |config| {
+                config.world.model.autoencoder.frames = 1;
+                config.world.model.flow.chunks = 64;
+                config.align.adapter.kind = AdapterKind::ActionVae;
+            }),
             ("posttrain.gains", |config| config.posttrain.gains.clear()),
             ("posttrain.shares", |config| config.posttrain.shares = vec![1.5]),
             ("posttrain.stage2.residual.heads", |config| config.posttrain.stage2.residual.heads = 3),

@@ -69,6 +69,37 @@ fn runs_that_were_interrupted_end_like_one_that_was_not() {
 }
 
 #[test]
+fn stage_2_runs_on_the_authors_vae_and_foreign_weights_are_refused_early() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let with = |out: &Path, until: Stage, init: &str| {
+        let mut config = toy();
+        config.align.adapter.kind = w2a_align::AdapterKind::ActionVae;
+        config.align.vae.negatives = 3;
+        config.align.init = init.to_owned();
+        run(&Request { config, out: out.to_owned(), resume: false, until })
+    };
+    with(&at("first"), Stage::Posttrain, "").unwrap();
+    let weights = at("first/align/checkpoints/last/model.safetensors");
+    let state = w2a_nn::read_state(&weights).unwrap();
+    assert!(state.contains_key("video_bridger.8.weight") && state.len() == 22);
+    assert!(at("first/posttrain/w2a/seed0/gain.json").exists());
+
+    // Weights to start from are looked at before anything is written.
+    let path = weights.to_string_lossy().into_owned();
+    let error = with(&at("third"), Stage::Align, "absent.pt").unwrap_err();
+    assert!(error.is_users_mistake() && error.to_string().contains("absent.pt"), "{error}");
+    let error = with(&at("third"), Stage::Align, &path.replace("model.safetensors", "config.json")).unwrap_err();
+    assert!(error.is_users_mistake() && error.to_string().contains("config.json"), "{error}");
+    assert!(!at("third").exists());
+    // The family must fit, too.
+    let mut mlp = toy();
+    mlp.align.init = path;
+    let error = run(&Request { config: mlp, out: at("third"), resume: false, until: Stage::Align }).unwrap_err();
+    assert!(error.to_string().contains("encoder.layer1.weight") && !at("third").exists(), "{error}");
+}
+
+#[test]
 fn a_folder_of_something_else_and_one_that_cannot_be_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let thesis = folder.path().join("thesis.tex");

@@ -20,6 +20,22 @@ pub enum Action {
     Config(LayerRequest),
     /// Print what a bug report needs.
     Doctor,
+    /// Compare a component with the reference numbers in a folder.
+    Parity {
+        /// The folder.
+        dir: PathBuf,
+        /// Name of the device.
+        device: String,
+    },
+    /// Print what is in a weights file.
+    ListWeights(PathBuf),
+    /// Write a weights file as safetensors.
+    ConvertWeights {
+        /// What is read.
+        input: PathBuf,
+        /// What is written.
+        output: PathBuf,
+    },
 }
 
 /// The stages to run and where.
@@ -84,8 +100,10 @@ pub enum ArgsError {
         flag: String,
     },
     /// Settings where none are used.
-    #[error("`doctor` takes no settings, got {flag}; remove it")]
+    #[error("`{command}` takes no settings, got {flag}; remove it")]
     NoSettings {
+        /// The command.
+        command: &'static str,
         /// The first flag.
         flag: String,
     },
@@ -136,8 +154,37 @@ enum Command {
     /// Print the resolved configuration as TOML
     #[command(after_long_help = LONG_HELP)]
     Config(ConfigArgs),
-    /// Print versions and hardware: paste it into a bug report
-    Doctor,
+    /// Print versions and hardware: paste it into a bug report; or check a device against reference numbers
+    Doctor(DoctorArgs),
+    /// List or convert weights: safetensors files, and checkpoints of torch.save, which are never executed
+    #[command(subcommand)]
+    Weights(WeightsCommand),
+}
+
+#[derive(Clone, Debug, Args)]
+struct DoctorArgs {
+    /// Compare a component with the reference numbers in this folder, tensor by tensor; exit code 1 if any differs
+    #[arg(long, value_name = "DIR")]
+    parity: Option<PathBuf>,
+    /// Device on which to compute for --parity [default: cpu]
+    #[arg(long, value_name = "NAME", requires = "parity")]
+    device: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum WeightsCommand {
+    /// Print names, types and shapes
+    List {
+        /// A safetensors file or a checkpoint of torch.save
+        file: PathBuf,
+    },
+    /// Write a safetensors file of F32 values with the same names, and compare it with what was read
+    Convert {
+        /// A safetensors file or a checkpoint of torch.save
+        input: PathBuf,
+        /// The safetensors file to write; must not exist
+        output: PathBuf,
+    },
 }
 
 pub const LONG_HELP: &str = "\
@@ -157,7 +204,7 @@ Examples:
 
 Exit codes:
   0  done
-  1  our fault or the machine's: a bug, a training that diverged, a full disk
+  1  our fault or the machine's: a bug, a training that diverged, a full disk, numbers that fail `doctor --parity`
   2  yours to mend: an unknown setting, a missing file, a folder that already holds a run";
 
 #[derive(Clone, Debug, Args)]
@@ -212,12 +259,26 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
         Command::Eval(args) => args.request(Stage::Eval, DEFAULT_OUT, dotted),
         Command::Report(args) => args.request(Stage::Report, DEFAULT_OUT, dotted),
         Command::Config(args) => Action::Config(args.layers(dotted)),
-        Command::Doctor => match dotted.into_iter().next() {
-            Some(first) => return Err(ArgsError::NoSettings { flag: first.flag }),
-            None => Action::Doctor,
-        },
+        Command::Doctor(args) => {
+            no_settings("doctor", dotted)?;
+            match args.parity {
+                Some(dir) => Action::Parity { dir, device: args.device.unwrap_or_else(|| "cpu".into()) },
+                None => Action::Doctor,
+            }
+        }
+        Command::Weights(command) => {
+            no_settings("weights", dotted)?;
+            match command {
+                WeightsCommand::List { file } => Action::ListWeights(file),
+                WeightsCommand::Convert { input, output } => Action::ConvertWeights { input, output },
+            }
+        }
     };
     Ok(action)
+}
+
+fn no_settings(command: &'static str, dotted: Vec<Override>) -> Result<(), ArgsError> {
+    dotted.into_iter().next().map_or(Ok(()), |first| Err(ArgsError::NoSettings { command, flag: first.flag }))
 }
 
 const DEFAULT_OUT: &str = "runs/default";

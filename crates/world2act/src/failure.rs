@@ -27,6 +27,16 @@ pub enum Failure {
     /// The work itself.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// Numbers that do not agree with the reference.
+    #[error(
+        "{} of {} tensors do not agree with the reference; report the lines above with the output of `world2act doctor`",
+        counts.1,
+        counts.0
+    )]
+    Parity {
+        /// How many were compared, and how many failed.
+        counts: (usize, usize),
+    },
     /// The result could not be printed.
     #[error("printing the result: {0}")]
     Output(#[from] std::io::Error),
@@ -38,7 +48,7 @@ impl Failure {
             Self::Args(_) => true,
             Self::Settings(error) => error.is_users_mistake(),
             Self::Pipeline(error) => error.is_users_mistake(),
-            Self::Output(_) => false,
+            Self::Parity { .. } | Self::Output(_) => false,
         };
         if is_users_mistake { USERS_MISTAKE } else { OURS }
     }

@@ -27,6 +27,13 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Failure> {
     match args::parse(std::env::args_os())? {
         Action::Doctor => print(&doctor::report()),
+        Action::Parity { dir, device } => {
+            let w2a_pipeline::Parity { component, report } = w2a_pipeline::parity(&dir, &device)?;
+            print(&format!("{component} on {device}\n\n{report}"))?;
+            if report.holds() { Ok(()) } else { Err(Failure::Parity { counts: report.counts() }) }
+        }
+        Action::ListWeights(file) => print(&w2a_pipeline::list_weights(&file)?),
+        Action::ConvertWeights { input, output } => print(&w2a_pipeline::convert_weights(&input, &output)?),
         Action::Config(layers) => print(&resolve::printed_config(&layers)?),
         Action::Run(asked) => {
             let (request, notes) = resolve::request(&asked)?;

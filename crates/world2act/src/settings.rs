@@ -156,10 +156,26 @@ impl Layer {
 /// [`SettingsError::UnknownKey`] or [`SettingsError::Value`], naming the layer.
 pub fn merge<C: DeserializeOwned>(layers: &[Layer]) -> Result<C, SettingsError> {
     let mut merged = Table::new();
-    for layer in layers {
+    let mut layers = layers.to_vec();
+    for layer in &mut layers {
+        expand_kinds(&merged, &mut layer.values);
         overlay(&mut merged, &layer.values);
     }
-    serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| explain(layers, &error))
+    serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| explain(&layers, &error))
+}
+
+/// A section that has a `kind` may be given by that alone: `--align.adapter=mlp` is `--align.adapter.kind=mlp`.
+fn expand_kinds(known: &Table, values: &mut Table) {
+    for (name, value) in values {
+        match (known.get(name), &mut *value) {
+            (Some(Value::Table(known)), Value::Table(inner)) => expand_kinds(known, inner),
+            (Some(Value::Table(known)), Value::String(kind)) if known.contains_key("kind") => {
+                let kind = std::mem::take(kind);
+                *value = Value::Table(Table::from_iter([("kind".to_owned(), Value::String(kind))]));
+            }
+            _ => {}
+        }
+    }
 }
 
 /// The keys whose values differ between two configurations, in full, in the order of the alphabet.

@@ -127,3 +127,64 @@ fn a_closed_pipe_is_no_error() {
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
 }
+
+/// A folder of another crate with files for tests.
+fn testdata(of: &str) -> String {
+    format!("{}/../{of}/testdata", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn parity_prints_every_tensor_and_its_exit_code_says_whether_all_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = format!("{}/stage1_v2", testdata("w2a-align"));
+    let (out, err) = expect(folder.path(), &["doctor", "--parity", &fixture, "--device", "cpu"], 0);
+    assert!(out.starts_with("stage1_v2 on cpu\n") && out.contains("; 0 not compared") && err.is_empty(), "{out}{err}");
+    for entry in std::fs::read_dir(&fixture).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+    }
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    std::fs::write(folder.path().join("config.json"), config.replace("0.0001", "0.001")).unwrap();
+    let (out, err) = expect(folder.path(), &["doctor", "--parity", "."], 1);
+    assert!(out.contains("FAILED") && err.contains("do not agree"), "{out}{err}");
+    let err = refused(&["doctor", "--parity", "absent"]);
+    assert!(err.contains("absent") && err.contains("check the path"), "{err}");
+    let err = refused(&["doctor", "--parity", &fixture, "--device", "abacus"]);
+    assert!(err.contains("abacus") && err.contains("cpu"), "{err}");
+    refused(&["doctor", "--device", "cpu"]);
+    assert!(refused(&["doctor", "--align.train.steps=1"]).contains("takes no settings"));
+}
+
+#[test]
+fn weights_are_listed_and_converted_and_pickles_are_not_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| format!("{}/{name}", testdata("w2a-nn"));
+    let (out, _) = expect(folder.path(), &["weights", "list", &file("trainer.pt")], 0);
+    assert!(out.contains("1.0.weight  F32   [2]\n") && out.contains("torch.save: 4 tensors, 12 elements"), "{out}");
+    assert!(out.contains("left out: ") && out.contains("optimizer.state.0."), "{out}");
+    expect(folder.path(), &["weights", "convert", &file("trainer.pt"), "out.safetensors"], 0);
+    let (out, _) = expect(folder.path(), &["weights", "list", "out.safetensors"], 0);
+    assert!(out.contains("safetensors: 4 tensors, 12 elements"), "{out}");
+    expect(folder.path(), &["weights", "convert", &file("trainer.pt"), "out.safetensors"], 2);
+    let err = refused(&["weights", "convert", &file("shell.pt"), "x.safetensors"]);
+    assert!(err.contains("\"posix.system\"") && err.contains("shell.pt"), "{err}");
+    assert!(refused(&["weights", "list", "absent.pt"]).contains("check the path"));
+    assert!(refused(&["weights", "list", "."]).contains("a file"));
+}
+
+#[test]
+fn the_adapter_family_is_one_word_and_foreign_weights_are_refused_before_the_disk_is_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, dim) in [("action-vae", 16), ("mlp", 8)] {
+        let flags = ["config", &format!("--align.adapter={kind}"), &format!("--align.adapter.dim={dim}")];
+        let (config, _) = expect(folder.path(), &flags, 0);
+        let section = format!("[align.adapter]\nkind = \"{kind}\"\ndim = {dim}\n");
+        assert!(config.contains(&section), "{config}");
+    }
+    let err = refused(&["config", "--align.adapter=vae"]);
+    assert!(err.contains("--align.adapter=vae: ") && err.contains("`action-vae`"), "{err}");
+    let file = format!("--align.init={}/trainer.pt", testdata("w2a-nn"));
+    let err = refused(&["align", "--align.adapter=action-vae", &file]);
+    assert!(err.contains("align.init") && err.contains("encoder.0.weight"), "{err}");
+    assert!(refused(&["align", "--align.init=absent.pt"]).contains("absent.pt"));
+}

@@ -39,6 +39,15 @@ struct World {
 struct Train {
     steps: usize,
     batch: usize,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    #[default]
+    Plain,
+    WithNoise,
 }
 
 impl Default for Align {
@@ -78,7 +87,7 @@ fn flags_win_over_the_file_which_wins_over_the_defaults() {
     let file = file("seed = 3\n[align]\ntemperature = 0.5\nloss = \"infonce\"\n[world.flow]\nsteps = 7\n");
     let config = resolve(&[file, flag("--align.temperature=0.07"), flag("--world.flow.batch=2")]).unwrap();
     assert_eq!((config.seed, config.align.temperature, config.align.loss), (3, 0.07, Loss::Infonce));
-    assert_eq!(config.world.flow, Train { steps: 7, batch: 2 });
+    assert_eq!(config.world.flow, Train { steps: 7, batch: 2, kind: Kind::Plain });
     assert_eq!((config.align.gains, config.world.autoencoder), (base().align.gains, base().world.autoencoder));
 }
 
@@ -88,6 +97,20 @@ fn defaults_survive_the_way_through_toml() {
     let printed = toml::to_string(&base()).unwrap();
     assert!(printed.contains("temperature = 0.1\n"), "{printed}");
     assert_eq!(resolve(&[file(&printed)]).unwrap(), base());
+}
+
+#[test]
+fn a_section_with_a_kind_may_be_given_by_it_alone() {
+    for above in [
+        [flag("--world.flow=with-noise"), flag("--world.flow.steps=3")],
+        [flag("--world.flow.steps=3"), flag("--world.flow=with-noise")],
+        [file("[world]\nflow = \"with-noise\"\n"), flag("--world.flow.steps=3")],
+    ] {
+        assert_eq!(resolve(&above).unwrap().world.flow, Train { steps: 3, batch: 0, kind: Kind::WithNoise });
+    }
+    let said = complaint(&[flag("--world.flow=noise")]);
+    assert!(said.starts_with("--world.flow=noise: `world.flow.kind` ") && said.contains("`with-noise`"), "{said}");
+    assert!(complaint(&[flag("--world=noise")]).contains("a section with settings of its own"));
 }
 
 #[test]
@@ -118,7 +141,7 @@ fn an_unknown_key_without_a_neighbour_lists_the_section() {
     let said = complaint(&[flag("--world.flow.something_else=1")]);
     assert_eq!(
         said,
-        "--world.flow.something_else=1: there is no setting `world.flow.something_else`; `world.flow` has batch, steps"
+        "--world.flow.something_else=1: there is no setting `world.flow.something_else`; `world.flow` has batch, kind, steps"
     );
     let said = complaint(&[flag("--nonsense_of_a_section.qqqqqqqq=1")]);
     assert!(said.ends_with("the configuration has align, device, seed, world"), "{said}");

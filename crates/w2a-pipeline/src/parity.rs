@@ -1,0 +1,132 @@
+//! Which components can be compared with reference numbers.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use w2a_nn::{Fixture, NnError, ParityReport};
+
+use crate::PipelineError;
+
+/// Runs a component on the inputs of a fixture and compares what comes out.
+type Check = fn(&mut Fixture, &Device) -> Result<(), NnError>;
+
+/// Components by the name that a fixture's `config.json` or folder begins with; the longest match counts. Those without a
+/// check are known and not implemented in this build.
+const COMPONENTS: &[(&str, Option<Check>)] = &[
+    ("stage1_v2", Some(w2a_align::parity::stage1_v2)),
+    ("stage1_action_vae", Some(w2a_align::parity::stage1_action_vae)),
+    ("cosmos_dit", None),
+    ("wan_vae", None),
+    ("t5_encoder", None),
+    ("gr00t_action_head", None),
+    ("gr00t_preprocess", None),
+    ("gr00t_vlm", None),
+];
+
+/// What a comparison came to.
+#[derive(Clone, Debug)]
+pub struct Parity {
+    /// Name of the component.
+    pub component: &'static str,
+    /// Every tensor of the fixture.
+    pub report: ParityReport,
+}
+
+/// Compares the component of the fixture in `dir`, run on `device`, with the reference numbers in it.
+///
+/// # Errors
+/// An unknown device or component, or a fixture that is incomplete. Numbers that do not agree are no error: they are in
+/// the report.
+pub fn parity(dir: &Path, device: &str) -> Result<Parity, PipelineError> {
+    let device = w2a_nn::device(device)?;
+    let mut fixture = Fixture::open(dir)?;
+    let name = fixture.component();
+    let known = |wanted: bool| {
+        let names = COMPONENTS.iter().filter(|(_, check)| check.is_some() == wanted).map(|(name, _)| *name);
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let component = |expected: String, got: String| PipelineError::Config {
+        key: format!("component of {}", dir.display()),
+        expected,
+        got,
+    };
+    // By prefix, so that a second fixture of a component may have a name of its own.
+    let found = COMPONENTS.iter().filter(|(prefix, _)| name.starts_with(prefix)).max_by_key(|(prefix, _)| prefix.len());
+    match found {
+        Some(&(name, Some(check))) => {
+            check(&mut fixture, &device)?;
+            Ok(Parity { component: name, report: fixture.finish() })
+        }
+        Some((name, None)) => {
+            Err(component(format!("one of {}", known(true)), format!("{name}, which is not implemented in this build")))
+        }
+        None => {
+            let expected = format!("one of {} (or, not implemented in this build: {})", known(true), known(false));
+            Err(component(expected, format!("{name:?}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::parity;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../w2a-align/testdata").join(name)
+    }
+
+    /// A copy of a fixture that `change` has been at; gives the message or the report.
+    fn changed(name: &str, change: impl Fn(&Path)) -> Result<super::Parity, String> {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(fixture(name)).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+        change(folder.path());
+        parity(folder.path(), "cpu").map_err(|error| {
+            assert!(error.is_users_mistake(), "{error}");
+            error.to_string()
+        })
+    }
+
+    fn replace(dir: &Path, from: &str, to: &str) {
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{text}");
+        std::fs::write(path, text.replace(from, to)).unwrap();
+    }
+
+    #[test]
+    fn a_wrong_number_anywhere_fails_and_is_named() {
+        let report =
+            changed("stage1_v2", |dir| replace(dir, "\"temperature\": 0.1", "\"temperature\": 0.2")).unwrap().report;
+        assert!(!report.holds());
+        let text = report.to_string();
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(line("io/bidirectional.loss.v2a").ends_with("FAILED"), "{text}");
+        assert!(line("io/z_video").ends_with("ok"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_the_users_to_mend() {
+        let unknown = changed("stage1_v2", |dir| replace(dir, "stage1_v2", "resnet")).unwrap_err();
+        assert!(unknown.contains("resnet") && unknown.contains("stage1_action_vae") && unknown.contains("wan_vae"));
+        let later = changed("stage1_v2", |dir| replace(dir, "stage1_v2", "t5_encoder_v10_relu")).unwrap_err();
+        assert!(later.contains("t5_encoder, which is not implemented in this build"), "{later}");
+        let remove =
+            |name: &'static str| changed("stage1_v2", move |dir| std::fs::remove_file(dir.join(name)).unwrap());
+        assert!(remove("weights.safetensors").unwrap_err().contains("weights.safetensors"));
+        assert!(remove("config.json").unwrap_err().contains("config.json"));
+        let sizes = changed("stage1_v2", |dir| replace(dir, "\"latent_dim\": 16", "\"latent_dim\": 8")).unwrap_err();
+        assert!(sizes.contains("16") && sizes.contains('8'), "{sizes}");
+        let gelu = changed("stage1_action_vae", |dir| replace(dir, "erf", "tanh")).unwrap_err();
+        assert!(gelu.contains("gelu") && gelu.contains("tanh"), "{gelu}");
+        let odd = changed("stage1_action_vae", |dir| replace(dir, "\"t_vid\": 4", "\"t_vid\": 6")).unwrap_err();
+        assert!(odd.contains("t_vid"), "{odd}");
+        assert!(parity(Path::new("absent"), "cpu").unwrap_err().is_users_mistake());
+        let device = parity(&fixture("stage1_v2"), "abacus").unwrap_err();
+        assert!(device.is_users_mistake() && device.to_string().contains("cpu"), "{device}");
+    }
+}
