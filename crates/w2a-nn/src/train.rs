@@ -197,6 +197,25 @@ fn side_by_side<T: Send>(work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     })
 }
 
+/// Runs `work` on [`SHARDS`] runs of neighbouring items side by side and concatenates what it returns.
+///
+/// The split is fixed, so the result does not depend on the number of threads.
+///
+/// # Errors
+/// The first error of `work`.
+pub fn in_shards<T: Sync, R: Send>(
+    items: &[T],
+    work: impl Fn(&[T]) -> Result<Vec<R>, NnError> + Sync,
+) -> Result<Vec<R>, NnError> {
+    let share = items.len().div_ceil(SHARDS);
+    let part = |shard: usize| &items[(shard * share).min(items.len())..((shard + 1) * share).min(items.len())];
+    let mut out = Vec::new();
+    for part in side_by_side(|shard| work(part(shard))) {
+        out.extend(part?);
+    }
+    Ok(out)
+}
+
 type LossValues = Vec<(&'static str, f32)>;
 
 /// The values of a loss and its gradients; none if the loss is not finite.

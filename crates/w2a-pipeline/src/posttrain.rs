@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 use w2a_align::{Diagnostics, FrozenAdapters};
-use w2a_nn::{Checkpoint, Init, NnError, TrainConfig};
+use w2a_nn::{Checkpoint, Init, NnError, TrainConfig, in_shards};
 use w2a_policy::{DemonstrationSet, PolicyNet, train_policy};
 use w2a_posttrain::{
     Controller, Frozen, Idm, IdmNet, PolicyControl, PosttrainConfig, Record, ResidualControl, ResidualNet, Rollout,
@@ -185,15 +185,13 @@ fn pseudo_actions(
     scenes: &[Scene],
     videos: &[GridVideo],
 ) -> Result<Vec<Vec<f32>>, PipelineError> {
-    scenes
-        .iter()
-        .zip(videos)
-        .map(|(scene, video)| {
-            let (mut actions, _) = model(idm.label(video, scene.task_info().instruction))?;
-            model(normalise(&shared.set.action, &mut actions))?;
-            Ok(actions)
-        })
-        .collect()
+    let pairs: Vec<(&Scene, &GridVideo)> = scenes.iter().zip(videos).collect();
+    let label = |(scene, video): &(&Scene, &GridVideo)| {
+        let (mut actions, _) = idm.label(video, scene.task_info().instruction)?;
+        normalise(&shared.set.action, &mut actions)?;
+        Ok(actions)
+    };
+    model(in_shards(&pairs, |pairs| pairs.iter().map(label).collect()))
 }
 
 /// Errors of the inverse dynamics model and of the imagination, on scenes nobody trained on.

@@ -8,7 +8,7 @@ use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use w2a_nn::{Conv2d, Init, Linear, NnError, StepReport, Training, tensor, train_sharded, values};
+use w2a_nn::{Conv2d, Init, Linear, NnError, StepReport, Training, in_shards, tensor, train_sharded, values};
 
 use crate::{GridVideo, LatentShape};
 
@@ -112,13 +112,15 @@ impl VideoAutoencoder {
         width: usize,
         device: &Device,
     ) -> Result<Vec<f32>, NnError> {
-        let mut out = Vec::new();
-        // Batches of 64 keep the intermediate tensors in tens of megabytes.
-        for part in chunks.chunks(64) {
-            let patches = self.patches(part, height, width, device);
-            out.extend(values(self.encode(patches, height / self.patch, width / self.patch))?);
-        }
-        Ok(out)
+        in_shards(chunks, |chunks| {
+            let mut out = Vec::new();
+            // Batches of 64 keep the intermediate tensors in tens of megabytes.
+            for part in chunks.chunks(64) {
+                let patches = self.patches(part, height, width, device);
+                out.extend(values(self.encode(patches, height / self.patch, width / self.patch))?);
+            }
+            Ok(out)
+        })
     }
 
     /// Decodes latents `[batch, C, H, W]` to frames, `[batch, frames, height, width, 3]` bytes.
@@ -127,18 +129,22 @@ impl VideoAutoencoder {
     /// If the device fails.
     pub fn decode_chunks(&self, latents: &[f32], shape: LatentShape, device: &Device) -> Result<Vec<u8>, NnError> {
         let (height, width) = (shape.height * self.patch, shape.width * self.patch);
-        let mut out = Vec::new();
-        for part in latents.chunks(64 * shape.len()) {
-            let batch = part.len() / shape.len();
-            let latents = tensor(part.to_vec(), [batch, shape.channels, shape.height, shape.width], device);
-            let patches = values(self.decode(latents))?;
-            let mut frames = vec![0_u8; batch * self.frames * height * width * 3];
-            self.each_pixel(batch, height, width, |patch_index, byte_index| {
-                frames[byte_index] = ((patches[patch_index] + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
-            });
-            out.extend(frames);
-        }
-        Ok(out)
+        let each: Vec<&[f32]> = latents.chunks(shape.len()).collect();
+        in_shards(&each, |latents| {
+            let mut out = Vec::new();
+            for part in latents.chunks(64) {
+                let latents = tensor(part.concat(), [part.len(), shape.channels, shape.height, shape.width], device);
+                let patches = values(self.decode(latents))?;
+                let mut frames = vec![0_u8; part.len() * self.frames * height * width * 3];
+                self.each_row(part.len(), height, width, |at, from, len| {
+                    for (byte, value) in frames[from..from + len].iter_mut().zip(&patches[at..at + len]) {
+                        *byte = ((value + 1.0) * 127.5).round().clamp(0.0, 255.0) as u8;
+                    }
+                });
+                out.extend(frames);
+            }
+            Ok(out)
+        })
     }
 
     fn patches(&self, chunks: &[&[u8]], height: usize, width: usize, device: &Device) -> Tensor<3> {
@@ -146,14 +152,18 @@ impl VideoAutoencoder {
         let pixels = self.frames * self.patch * self.patch * 3;
         let len = self.frames * height * width * 3;
         let mut out = vec![0.0_f32; chunks.len() * len];
-        self.each_pixel(chunks.len(), height, width, |patch_index, byte_index| {
-            out[patch_index] = f32::from(chunks[byte_index / len][byte_index % len]) / 127.5 - 1.0;
+        self.each_row(chunks.len(), height, width, |at, from, count| {
+            let bytes = &chunks[from / len][from % len..from % len + count];
+            for (value, &byte) in out[at..at + count].iter_mut().zip(bytes) {
+                *value = f32::from(byte) / 127.5 - 1.0;
+            }
         });
         tensor(out, [chunks.len(), rows * columns, pixels], device)
     }
 
-    /// Calls `visit(index in [batch, patch, pixel], index in [batch, frame, row, column, 3])` for every value.
-    fn each_pixel(&self, batch: usize, height: usize, width: usize, mut visit: impl FnMut(usize, usize)) {
+    /// Calls `visit(index in [batch, patch, pixel], index in [batch, frame, row, column, 3], values)` for every row of every
+    /// patch: values that lie together in both.
+    fn each_row(&self, batch: usize, height: usize, width: usize, mut visit: impl FnMut(usize, usize, usize)) {
         let (p, rows, columns) = (self.patch, height / self.patch, width / self.patch);
         let mut at = 0;
         for item in 0..batch {
@@ -162,10 +172,8 @@ impl VideoAutoencoder {
                     for y in 0..p {
                         let row = (item * self.frames + frame) * height + patch / columns * p + y;
                         let from = (row * width + patch % columns * p) * 3;
-                        for offset in 0..p * 3 {
-                            visit(at, from + offset);
-                            at += 1;
-                        }
+                        visit(at, from, p * 3);
+                        at += p * 3;
                     }
                 }
             }
@@ -283,7 +291,11 @@ mod tests {
         let chunk = &video.rgb[..4 * 16 * 16 * 3];
         let patches = w2a_nn::values(model.patches(&[chunk], 16, 16, &device)).unwrap();
         let mut back = vec![0_u8; chunk.len()];
-        model.each_pixel(1, 16, 16, |patch, byte| back[byte] = ((patches[patch] + 1.0) * 127.5).round() as u8);
+        model.each_row(1, 16, 16, |at, from, len| {
+            for offset in 0..len {
+                back[from + offset] = ((patches[at + offset] + 1.0) * 127.5).round() as u8;
+            }
+        });
         assert_eq!(back, chunk);
     }
 
