@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use burn::module::Module;
-use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{Checkpoint, Conv2d, GroupNorm, Init, Linear, NnError, tensor, values};
+use w2a_nn::{
+    Activation, Checkpoint, Conv2d, GroupNorm, Init, Linear, NnError, Stage, perceptron, stack, tensor, values,
+};
 
 /// What follows the convolutions of the video adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -63,7 +64,7 @@ impl Mlp {
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.layer3.forward(gelu(self.layer2.forward(gelu(self.layer1.forward(x)))))
+        perceptron(x, &[&self.layer1, &self.layer2, &self.layer3])
     }
 }
 
@@ -108,15 +109,11 @@ impl Adapters {
     /// `B_v`: normalised latents `[n, C, H, W]` → `[n, D]`.
     pub fn video(&self, latents: Tensor<4>) -> Tensor<2> {
         let adapter = &self.video;
-        let x = gelu(adapter.norm1.forward(adapter.conv1.forward(latents)));
-        let x = gelu(adapter.norm2.forward(adapter.conv2.forward(x)));
+        let stage = |conv, norm| Stage { conv, norm: Some(norm), activation: Activation::Gelu };
+        let stages = [stage(&adapter.conv1, &adapter.norm1), stage(&adapter.conv2, &adapter.norm2)];
+        let x = stack(latents, &stages, !adapter.flatten);
         let [n, channels, height, width] = x.dims();
-        let x = x.reshape([n, channels, height * width]);
-        let x = if adapter.flatten {
-            x.reshape([n, channels * height * width])
-        } else {
-            x.mean_dim(2).reshape([n, channels])
-        };
+        let x = x.reshape([n, channels * height * width]);
         adapter.out.forward(x)
     }
 

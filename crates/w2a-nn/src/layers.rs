@@ -6,6 +6,7 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 
 use crate::Init;
+use crate::kernels::{Activation, Stage, Window, stack};
 
 /// `y = x W^T + b`, as `torch.nn.Linear`.
 #[derive(Module, Debug)]
@@ -63,8 +64,20 @@ impl Conv2d {
 
     /// `[batch, in, h, w]` → `[batch, out, h', w']` with `h' = (h + 2 padding - kernel) / stride + 1`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        stack(x, &[Stage { conv: self, norm: None, activation: Activation::Identity }], false)
+    }
+
+    /// [`Conv2d::forward`] through burn's own operation.
+    pub(crate) fn plain_forward(&self, x: Tensor<4>) -> Tensor<4> {
         let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
         conv2d(x, self.weight.val(), Some(self.bias.val()), options)
+    }
+}
+
+impl Conv2d {
+    pub(crate) fn window(&self) -> Window {
+        let [.., rows, columns] = self.weight.val().dims();
+        Window { kernel: [rows, columns], stride: [self.stride; 2], padding: [self.padding; 2] }
     }
 }
 
@@ -104,6 +117,10 @@ impl GroupNorm {
     pub fn new(groups: usize, channels: usize, init: &mut Init) -> Self {
         assert!(channels.is_multiple_of(groups), "{groups} groups do not divide {channels} channels");
         Self { weight: init.constant([channels], 1.0), bias: init.constant([channels], 0.0), groups }
+    }
+
+    pub(crate) fn groups(&self) -> usize {
+        self.groups
     }
 
     /// `[batch, channels, h, w]` → the same shape.

@@ -7,6 +7,7 @@
 mod checkpoint;
 mod error;
 mod init;
+mod kernels;
 mod layers;
 mod optim;
 mod state;
@@ -17,6 +18,7 @@ mod transformer;
 pub use checkpoint::{Checkpoint, load_weights, read_state, save_weights, write_state};
 pub use error::NnError;
 pub use init::{Init, normal, uniform};
+pub use kernels::{Activation, Stage, perceptron, stack};
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use optim::{AdamW, AdamWConfig, NamedGradients, named_gradients};
 pub use state::{Array, StateDict, load_state, state_dict};

@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::{gelu, relu};
 use burn::tensor::{Device, Tensor};
 use w2a_data::{Normaliser, Observation};
-use w2a_nn::{Block, BlockConfig, Conv2d, Init, LayerNorm, Linear, NnError, tensor};
+use w2a_nn::{Activation, Block, BlockConfig, Conv2d, Init, LayerNorm, Linear, NnError, Stage, stack, tensor};
 
 use crate::control::normalise;
 
@@ -100,8 +100,8 @@ impl ResidualNet {
     pub fn forward(&self, batch: &ResidualBatch) -> Tensor<2> {
         let n = batch.proprio.dims()[0];
         let state = self.state_norm.forward(self.state2.forward(relu(self.state1.forward(batch.proprio.clone()))));
-        let x = relu(self.conv1.forward(batch.image.clone()));
-        let x = relu(self.conv3.forward(relu(self.conv2.forward(x))));
+        let stage = |conv| Stage { conv, norm: None, activation: Activation::Relu };
+        let x = stack(batch.image.clone(), &[&self.conv1, &self.conv2, &self.conv3].map(stage), false);
         let image = self.image_norm.forward(self.image.forward(x.reshape([n as isize, -1])));
         let action = self.action.forward(batch.z_base.clone());
         let mut tokens: Tensor<3> = Tensor::stack(vec![state, image, action], 1) + self.kind.val();

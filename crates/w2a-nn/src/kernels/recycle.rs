@@ -1,0 +1,53 @@
+//! Buffers that are used again: a step of training needs the same hundreds of megabytes as the step before, and fresh
+//! memory costs a page fault every four kilobytes.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+/// Buffers that nobody uses.
+static IDLE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+
+/// Idle buffers that are kept; more are given back to the system.
+const MOST_IDLE: usize = 256;
+
+/// Values of some earlier use; goes back when dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer(Vec<f32>);
+
+impl Buffer {
+    /// `len` values, of any content.
+    pub(crate) fn take(len: usize) -> Self {
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        // The tightest that fits: a large buffer must stay free for a large request.
+        let fit = (0..idle.len())
+            .filter(|&index| (len..=4 * len + 1024).contains(&idle[index].capacity()))
+            .min_by_key(|&index| idle[index].capacity());
+        let mut values = fit.map_or_else(Vec::new, |index| idle.swap_remove(index));
+        drop(idle);
+        values.resize(len, 0.0);
+        Self(values)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.capacity() > 0 && idle.len() < MOST_IDLE {
+            idle.push(std::mem::take(&mut self.0));
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.0
+    }
+}
