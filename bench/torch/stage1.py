@@ -110,9 +110,9 @@ def vae_loss(net: ActionVae, latents: torch.Tensor, actions: torch.Tensor, negat
     z_v = net.video_bridger(latents if net.planar else latents.unsqueeze(2))
     mean, log_var, decoded = net.chunks(actions, torch.randn(chunks, DIM))
     flat = negatives.flatten(0, 1)
-    mean_n, log_var_n, decoded_n = net.chunks(flat, torch.randn(len(flat), DIM))
+    mean_n, _, decoded_n = net.chunks(flat, torch.randn(len(flat), DIM))
     reconstruction = F.mse_loss(decoded, actions) + F.mse_loss(decoded_n, flat)
-    kl = sum(-0.5 * (1 + v - m.square() - v.exp()).sum(1).mean() for m, v in ((mean, log_var), (mean_n, log_var_n)))
+    kl = -0.5 * (1 + log_var - mean.square() - log_var.exp()).sum(1).mean()
     keys = torch.cat([mean[None, :frames], mean_n.reshape(count, chunks, DIM)[:, :frames]])
     logits = F.cosine_similarity(z_v[None], keys, dim=-1).T / 0.07
     contrast = F.cross_entropy(logits, torch.zeros(frames, dtype=torch.long))

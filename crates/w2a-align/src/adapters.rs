@@ -4,9 +4,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{
-    Activation, Checkpoint, Conv2d, GroupNorm, Init, Linear, NnError, Stage, perceptron, stack, tensor, values,
-};
+use w2a_nn::{Activation, Checkpoint, Conv2d, GroupNorm, Init, Linear, NnError, perceptron, stack, tensor, values};
 
 /// What follows the convolutions of the video adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,7 +62,8 @@ impl Mlp {
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        perceptron(x, &[&self.layer1, &self.layer2, &self.layer3])
+        let layers = [&self.layer1, &self.layer2, &self.layer3].map(Linear::parameters);
+        perceptron(x, &layers, Activation::Gelu)
     }
 }
 
@@ -109,7 +108,7 @@ impl Adapters {
     /// `B_v`: normalised latents `[n, C, H, W]` → `[n, D]`.
     pub fn video(&self, latents: Tensor<4>) -> Tensor<2> {
         let adapter = &self.video;
-        let stage = |conv, norm| Stage { conv, norm: Some(norm), activation: Activation::Gelu };
+        let stage = |conv: &Conv2d, norm| conv.stage().norm(norm).activation(Activation::Gelu);
         let stages = [stage(&adapter.conv1, &adapter.norm1), stage(&adapter.conv2, &adapter.norm2)];
         let x = stack(latents, &stages, !adapter.flatten);
         let [n, channels, height, width] = x.dims();

@@ -1,10 +1,11 @@
 //! The residual policy: three tokens through a small attention stack (paper, section 3.3 and table of sizes).
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::{gelu, relu};
 use burn::tensor::{Device, Tensor};
 use w2a_data::{Normaliser, Observation};
-use w2a_nn::{Activation, Block, BlockConfig, Conv2d, Init, LayerNorm, Linear, NnError, Stage, stack, tensor};
+use w2a_nn::{
+    Activation, Block, BlockConfig, Conv2d, Init, LayerNorm, Linear, NnError, Stage, perceptron, stack, tensor,
+};
 
 use crate::control::normalise;
 
@@ -42,6 +43,8 @@ pub struct ResidualNet {
     blocks: Vec<Block>,
     hidden: Linear,
     out: Linear,
+    /// Rows and columns of the last convolution's result.
+    cells: (usize, usize),
 }
 
 /// Inputs of the residual for a batch of time steps.
@@ -93,24 +96,30 @@ impl ResidualNet {
             blocks: (0..config.depth).map(|_| Block::new(&block, init)).collect(),
             hidden: Linear::new(width, 2 * width, init),
             out: Linear::zero(2 * width, dim, init),
+            cells: (rows, columns),
         })
     }
 
     /// `dz`, `[batch, D]`.
     pub fn forward(&self, batch: &ResidualBatch) -> Tensor<2> {
         let n = batch.proprio.dims()[0];
-        let state = self.state_norm.forward(self.state2.forward(relu(self.state1.forward(batch.proprio.clone()))));
-        let stage = |conv| Stage { conv, norm: None, activation: Activation::Relu };
-        let x = stack(batch.image.clone(), &[&self.conv1, &self.conv2, &self.conv3].map(stage), false);
-        let image = self.image_norm.forward(self.image.forward(x.reshape([n as isize, -1])));
+        let width = self.kind.val().dims()[2];
+        let state = [&self.state1, &self.state2].map(Linear::parameters);
+        let state = self.state_norm.forward(perceptron(batch.proprio.clone(), &state, Activation::Relu));
+        // The linear layer behind the flattening is a convolution that sees the whole image.
+        let (weight, bias) = self.image.parameters();
+        let weight = weight.reshape([width, 32, self.cells.0, self.cells.1]);
+        let mut stages: Vec<Stage> =
+            [&self.conv1, &self.conv2, &self.conv3].map(|conv| conv.stage().activation(Activation::Relu)).into();
+        stages.push(Stage::new(weight, bias, [1; 2], [0; 2]));
+        let image = self.image_norm.forward(stack(batch.image.clone(), &stages, false).reshape([n, width]));
         let action = self.action.forward(batch.z_base.clone());
         let mut tokens: Tensor<3> = Tensor::stack(vec![state, image, action], 1) + self.kind.val();
         for block in &self.blocks {
             tokens = block.forward(tokens, None);
         }
-        let width = tokens.dims()[2];
         let action = tokens.narrow(1, 2, 1).reshape([n, width]);
-        self.out.forward(gelu(self.hidden.forward(action)))
+        perceptron(action, &[&self.hidden, &self.out].map(Linear::parameters), Activation::Gelu)
     }
 }
 

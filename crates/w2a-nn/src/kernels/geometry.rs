@@ -9,7 +9,7 @@ use super::product::{Row, Segment};
 
 /// Kernel, stride and padding of a convolution, rows before columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub(crate) struct Window {
     /// Kernel size.
     pub kernel: [usize; 2],
     /// Stride.
@@ -19,13 +19,11 @@ pub struct Window {
 }
 
 impl Window {
-    /// A square window.
-    pub fn square(kernel: usize, stride: usize, padding: usize) -> Self {
-        Self { kernel: [kernel; 2], stride: [stride; 2], padding: [padding; 2] }
-    }
+    /// A single cell: that of a linear layer.
+    pub(crate) const CELL: Self = Self { kernel: [1; 2], stride: [1; 2], padding: [0; 2] };
 
     /// Rows and columns of the result; `None` if the kernel does not fit.
-    pub fn output(&self, size: [usize; 2]) -> Option<[usize; 2]> {
+    pub(crate) fn output(&self, size: [usize; 2]) -> Option<[usize; 2]> {
         let side = |axis: usize| {
             Some((size[axis] + 2 * self.padding[axis]).checked_sub(self.kernel[axis])? / self.stride[axis] + 1)
         };
@@ -155,11 +153,15 @@ fn classes(
 mod tests {
     use super::{Window, backward_rank, inputs_of, outputs_of};
 
+    fn square(kernel: usize, stride: usize, padding: usize) -> Window {
+        Window { kernel: [kernel; 2], stride: [stride; 2], padding: [padding; 2] }
+    }
+
     #[test]
     fn the_two_directions_name_the_same_pairs() {
         for (inputs, kernel, stride, padding) in [(8, 3, 2, 1), (7, 3, 2, 1), (9, 4, 2, 0), (15, 8, 4, 0), (5, 1, 1, 0)]
         {
-            let window = Window::square(kernel, stride, padding);
+            let window = square(kernel, stride, padding);
             let outputs = window.output([inputs; 2]).unwrap()[0];
             let pairs = |reaches: Vec<super::Reach>, forward: bool| {
                 let mut all: Vec<(usize, usize, usize)> = Vec::new();
@@ -183,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_kernel_larger_than_the_image_has_no_result() {
-        assert_eq!(Window::square(8, 4, 0).output([7, 20]), None);
-        assert_eq!(Window::square(3, 2, 1).output([60, 104]), Some([30, 52]));
+        assert_eq!(square(8, 4, 0).output([7, 20]), None);
+        assert_eq!(square(3, 2, 1).output([60, 104]), Some([30, 52]));
     }
 }

@@ -4,7 +4,9 @@
 //! to burn's operations, which compute the same. The kernels are deterministic: the same bits for any number of threads.
 
 mod activation;
+mod block;
 mod geometry;
+mod layer;
 mod norm;
 mod op;
 mod product;
@@ -14,5 +16,6 @@ mod stack;
 mod tests;
 
 pub use activation::Activation;
-pub(crate) use geometry::Window;
-pub use op::{Stage, perceptron, stack};
+pub(crate) use block::BlockPlan;
+pub use layer::{Stage, perceptron, stack};
+pub(crate) use op::{Operand, run};

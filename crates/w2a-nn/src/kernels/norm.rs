@@ -57,8 +57,8 @@ pub(crate) struct Scratch {
 impl Scratch {
     fn of(&mut self, channels: usize) -> &mut Self {
         self.part.resize(channels, 0.0);
-        self.sums.each_mut().map(|sums| sums.resize(channels, 0.0));
-        self.factors.each_mut().map(|factors| factors.resize(channels, 0.0));
+        self.sums.iter_mut().for_each(|sums| sums.resize(channels, 0.0));
+        self.factors.iter_mut().for_each(|factors| factors.resize(channels, 0.0));
         self
     }
 }

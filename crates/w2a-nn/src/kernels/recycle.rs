@@ -10,6 +10,9 @@ static IDLE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 /// Idle buffers that are kept; more are given back to the system.
 const MOST_IDLE: usize = 256;
 
+/// Below this many values the allocator keeps memory by itself.
+const SMALLEST: usize = 1 << 14;
+
 /// Values of some earlier use; goes back when dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer(Vec<f32>);
@@ -17,6 +20,9 @@ pub(crate) struct Buffer(Vec<f32>);
 impl Buffer {
     /// `len` values, of any content.
     pub(crate) fn take(len: usize) -> Self {
+        if len < SMALLEST {
+            return Self(vec![0.0; len]);
+        }
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         // The tightest that fits: a large buffer must stay free for a large request.
         let fit = (0..idle.len())
@@ -31,8 +37,11 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.0.capacity() < SMALLEST {
+            return;
+        }
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.capacity() > 0 && idle.len() < MOST_IDLE {
+        if idle.len() < MOST_IDLE {
             idle.push(std::mem::take(&mut self.0));
         }
     }

@@ -17,8 +17,12 @@ use super::norm::{self, Affine, AffineGradient, Scratch};
 use super::product::{Panels, SLACK, gather_outer, gather_product, padded};
 use super::recycle::Buffer;
 
-/// Parts of a batch that run side by side.
+/// Parts of a batch that run side by side, at most.
 const PARTS: usize = 8;
+
+/// Multiplications of the forward pass that are worth a part of their own: waking a thread and adding up its gradients
+/// costs as much as a million.
+const PART_WORK: usize = 2_000_000;
 
 /// Bytes of activations that a group of images may fill.
 const GROUP_BYTES: usize = 512 << 10;
@@ -28,7 +32,7 @@ const OUTER_BLOCK: usize = 128;
 
 /// One layer of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layer {
+pub(crate) struct Layer {
     /// Kernel, stride and padding.
     pub window: Window,
     /// Groups of a group normalisation before the activation.
@@ -103,8 +107,9 @@ pub(crate) struct Saved {
     parts: Vec<Kept>,
 }
 
-/// Weights ready for the products of one direction.
-struct Packed {
+/// Weights ready for the products of one direction, and what goes with them.
+#[derive(Debug)]
+pub(crate) struct Packed {
     weights: Vec<Panels>,
     biases: Vec<Vec<f32>>,
     affine: Vec<Option<Affine>>,
@@ -136,7 +141,11 @@ impl Plan {
         if images == 0 || channels == 0 || steps.is_empty() {
             return None;
         }
-        let part = images.div_ceil(PARTS);
+        let work: usize = steps
+            .iter()
+            .map(|(layer, _, _, from, to)| layer.window.kernel.iter().product::<usize>() * from.channels * to.len())
+            .sum();
+        let part = images.div_ceil((images * work / PART_WORK).clamp(1, PARTS));
         let bytes = size_of::<f32>() * steps.iter().map(|(.., from, to)| from.len().max(to.len())).sum::<usize>();
         let group = (GROUP_BYTES / bytes).clamp(1, part);
         let shape = |(layer, input, output, from, to): (Layer, usize, usize, Layout, Layout)| Shape {
@@ -173,7 +182,8 @@ impl Plan {
         [last.output, rows, columns]
     }
 
-    fn pack(&self, parameters: &[Parameters], backward: bool) -> Packed {
+    /// Weights in the order of one direction.
+    pub(crate) fn pack(&self, parameters: &[Parameters], backward: bool) -> Packed {
         let weights = self.shapes.iter().zip(parameters).map(|(shape, parameters)| {
             if backward {
                 self.pack_backward(shape, parameters.weight)
@@ -229,13 +239,12 @@ impl Plan {
     }
 
     /// The result `[images, channels, rows, columns]` and, if `keep` is set, what [`Plan::backward`] needs.
-    pub(crate) fn forward(&self, x: &[f32], parameters: &[Parameters], keep: bool) -> (Vec<f32>, Option<Saved>) {
+    pub(crate) fn forward(&self, x: &[f32], packed: &Packed, keep: bool) -> (Vec<f32>, Option<Saved>) {
         assert_eq!(x.len(), self.images * self.input_len());
-        let packed = self.pack(parameters, false);
         let out_len = self.output().iter().product::<usize>();
         let mut out = vec![0.0; self.images * out_len];
         let parts = out.chunks_mut(self.part * out_len).zip(x.chunks(self.part * self.input_len())).collect();
-        let parts = side_by_side(parts, |(out, x)| self.forward_part(x, &packed, keep, out));
+        let parts = side_by_side(parts, |(out, x)| self.forward_part(x, packed, keep, out));
         (out, keep.then_some(Saved { parts }))
     }
 
@@ -318,12 +327,11 @@ impl Plan {
     pub(crate) fn backward(
         &self,
         x: &[f32],
-        parameters: &[Parameters],
+        packed: &Packed,
         saved: &Saved,
         gradient: &[f32],
         with_input: bool,
     ) -> (Vec<Gradients>, Option<Vec<f32>>) {
-        let packed = self.pack(parameters, true);
         let out_len = self.output().iter().product::<usize>();
         assert_eq!(gradient.len(), self.images * out_len);
         let mut dx = vec![0.0; if with_input { x.len() } else { 0 }];
@@ -338,7 +346,7 @@ impl Plan {
             let count = self.part.min(self.images - first);
             let x = &x[first * self.input_len()..(first + count) * self.input_len()];
             let gradient = &gradient[first * out_len..(first + count) * out_len];
-            self.backward_part(x, &packed, kept, gradient, dx)
+            self.backward_part(x, packed, kept, gradient, dx)
         });
         let mut sums = sums.into_iter();
         let mut total = sums.next().unwrap_or_default();
@@ -485,9 +493,9 @@ fn transpose(from: &[f32], rows: usize, columns: usize, from_stride: usize, to_s
                 continue;
             }
             for row in row0..row0 + height {
-                for column in column0..column0 + width {
-                    to[column * to_stride + row] = from[row * from_stride + column];
-                }
+                let from = &from[row * from_stride + column0..][..width];
+                let to = to[column0 * to_stride + row..].iter_mut().step_by(to_stride);
+                to.zip(from).for_each(|(to, &from)| *to = from);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The kernels against burn's own operations.
 
-use burn::tensor::activation::{gelu, relu};
+use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 
 use super::{Activation, Stage, perceptron, stack};
@@ -34,23 +34,20 @@ impl Net {
         net
     }
 
-    fn fast(&self, x: Tensor<4>, pool: bool) -> Tensor<4> {
-        let stages = self.convs.iter().zip(&self.norms).zip(&self.activations);
-        let stages: Vec<Stage> =
-            stages.map(|((conv, norm), &activation)| Stage { conv, norm: norm.as_ref(), activation }).collect();
-        stack(x, &stages, pool)
+    fn stages(&self) -> Vec<Stage> {
+        let parts = self.convs.iter().zip(&self.norms).zip(&self.activations);
+        let stage = |((conv, norm), &activation): ((&Conv2d, &Option<GroupNorm>), &Activation)| {
+            norm.iter().fold(conv.stage(), |stage, norm| stage.norm(norm)).activation(activation)
+        };
+        parts.map(stage).collect()
     }
 
-    fn slow(&self, mut x: Tensor<4>, pool: bool) -> Tensor<4> {
-        for ((conv, norm), activation) in self.convs.iter().zip(&self.norms).zip(&self.activations) {
-            x = conv.plain_forward(x);
-            x = norm.iter().fold(x, |x, norm| norm.forward(x));
-            x = match activation {
-                Activation::Identity => x,
-                Activation::Relu => relu(x),
-                Activation::Gelu => gelu(x),
-            };
-        }
+    fn fast(&self, x: Tensor<4>, pool: bool) -> Tensor<4> {
+        stack(x, &self.stages(), pool)
+    }
+
+    fn slow(&self, x: Tensor<4>, pool: bool) -> Tensor<4> {
+        let x = self.stages().iter().fold(x, |x, stage| stage.plain(x));
         if pool { x.mean_dim(3).mean_dim(2) } else { x }
     }
 
@@ -134,7 +131,7 @@ fn perceptrons_equal_burns() {
     let data = normal(&mut w2a_data::stream(3, "x"), 50 * 28);
     let x = || tensor(data.clone(), [50, 28], &device).require_grad();
     let (a, b) = (x(), x());
-    let fast = perceptron(a.clone(), &layers.each_ref());
+    let fast = perceptron(a.clone(), &layers.each_ref().map(Linear::parameters), Activation::Gelu);
     let slow = layers[2].forward(gelu(layers[1].forward(gelu(layers[0].forward(b.clone())))));
     assert_close("forward", &values(fast.clone()).unwrap(), &values(slow.clone()).unwrap(), 1e-5, 0.0);
     let gradients = |x: &Tensor<2>, y: Tensor<2>| {

@@ -1,7 +1,11 @@
 //! Whole training steps (forward, backward, AdamW), and one decision, at the sizes that are compared with PyTorch.
 
+#[path = "vae.rs"]
+mod vae;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use vae::ActionVae;
 use w2a_align::{AdapterConfig, Adapters, Pooling};
 use w2a_nn::{AdamW, AdamWConfig, Init, NnError, named_gradients, normal, tensor};
 use w2a_posttrain::{ResidualBatch, ResidualConfig, ResidualNet};
@@ -13,7 +17,8 @@ const FRAMES: usize = 384;
 const DIM: usize = 32;
 
 /// The cases by the names that `bench/torch/stage1.py` uses too.
-pub const CASES: [&str; 6] = ["video_60x104", "video_8x8", "action", "residual_64", "infer_64", "infer_256"];
+pub const CASES: [&str; 7] =
+    ["video_60x104", "video_8x8", "action", "residual_64", "action_vae", "infer_64", "infer_256"];
 
 /// One call is one step.
 pub type Step = Box<dyn FnMut() -> Result<(), NnError>>;
@@ -27,12 +32,17 @@ pub fn case(name: &str) -> Option<Step> {
         "action" => {
             let net = adapters([16, 8, 8], &device);
             let x = random("x", [FRAMES, 28], &device);
-            training(net, move |net| (net.decode(net.action(x.clone())) - x.clone()).square().mean())
+            training(net, 0.0, move |net| (net.decode(net.action(x.clone())) - x.clone()).square().mean())
         }
         "residual_64" => {
             let (net, batch) = residual(64, 64, &device);
             let target = random("target", [64, DIM], &device);
-            training(net, move |net| (net.forward(&batch) - target.clone()).square().mean())
+            training(net, 0.0, move |net| (net.forward(&batch) - target.clone()).square().mean())
+        }
+        "action_vae" => {
+            let net = ActionVae::new(&mut Init { rng: &mut w2a_data::stream(0, "net"), device: &device });
+            let (latents, chunks, noise) = vae::inputs(&device);
+            training(net, 1.0, move |net| net.loss(latents.clone(), &chunks, &noise))
         }
         "infer_64" => inference(64),
         "infer_256" => inference(256),
@@ -65,11 +75,11 @@ fn video(latent: [usize; 3], device: &Device) -> Step {
     let net = adapters(latent, device);
     let x = random("x", [FRAMES, latent[0], latent[1], latent[2]], device);
     let target = random("target", [FRAMES, DIM], device);
-    training(net, move |net| (net.video(x.clone()) - target.clone()).square().mean())
+    training(net, 0.0, move |net| (net.video(x.clone()) - target.clone()).square().mean())
 }
 
-fn training<M: Module + 'static>(net: M, loss: impl Fn(&M) -> Tensor<1> + 'static) -> Step {
-    let mut optimiser = AdamW::new(AdamWConfig { clip_norm: 0.0, ..AdamWConfig::default() });
+fn training<M: Module + 'static>(net: M, clip_norm: f32, loss: impl Fn(&M) -> Tensor<1> + 'static) -> Step {
+    let mut optimiser = AdamW::new(AdamWConfig { clip_norm, ..AdamWConfig::default() });
     let mut net = Some(net);
     Box::new(move || {
         if let Some(old) = net.take() {
