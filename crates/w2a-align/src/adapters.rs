@@ -4,7 +4,9 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{Activation, Checkpoint, Conv2d, GroupNorm, Init, Linear, NnError, perceptron, stack, tensor, values};
+use w2a_nn::{
+    Activation, Checkpoint, Conv2d, GroupNorm, Init, Linear, NnError, Prepared, perceptron, stack, tensor, values,
+};
 
 /// What follows the convolutions of the video adapter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -62,8 +64,15 @@ impl Mlp {
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let layers = [&self.layer1, &self.layer2, &self.layer3].map(Linear::parameters);
-        perceptron(x, &layers, Activation::Gelu)
+        perceptron(x, &self.parameters(), Activation::Gelu)
+    }
+
+    fn parameters(&self) -> [(Tensor<2>, Tensor<1>); 3] {
+        [&self.layer1, &self.layer2, &self.layer3].map(Linear::parameters)
+    }
+
+    fn prepare(&self) -> Result<Prepared, NnError> {
+        Prepared::perceptron(&self.parameters(), Activation::Gelu)
     }
 }
 
@@ -119,6 +128,14 @@ impl Adapters {
     /// `B_a`: normalised action chunks `[n, M·A]` → `[n, D]`.
     pub fn action(&self, chunks: Tensor<2>) -> Tensor<2> {
         self.encoder.forward(chunks)
+    }
+
+    /// `B_a` and `D_a` for single chunks, without tensors.
+    ///
+    /// # Errors
+    /// A device that does not hand its values over.
+    pub fn prepare(&self) -> Result<(Prepared, Prepared), NnError> {
+        Ok((self.encoder.prepare()?, self.decoder.prepare()?))
     }
 
     /// `D_a`: `[n, D]` → normalised action chunks `[n, M·A]`.

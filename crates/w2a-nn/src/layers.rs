@@ -91,6 +91,18 @@ impl LayerNorm {
         Self { weight: init.constant([width], 1.0), bias: init.constant([width], 0.0) }
     }
 
+    /// [`LayerNorm::forward`] of one row on the host, in place; `parameters` are gamma and beta.
+    pub fn of_row(parameters: &[Vec<f32>; 2], row: &mut [f32]) {
+        let width = row.len() as f32;
+        let mean = row.iter().sum::<f32>() / width;
+        let variance = row.iter().map(|value| (value - mean) * (value - mean)).sum::<f32>() / width;
+        let inverse = 1.0 / (variance + 1e-5).sqrt();
+        let [gamma, beta] = parameters;
+        for ((value, gamma), beta) in row.iter_mut().zip(gamma).zip(beta) {
+            *value = (*value - mean) * inverse * gamma + beta;
+        }
+    }
+
     /// `[.., width]` → the same shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         burn::tensor::module::layer_norm(x, self.weight.val(), Some(self.bias.val()), 1e-5)

@@ -18,7 +18,7 @@ mod transformer;
 pub use checkpoint::{Checkpoint, load_weights, read_state, save_weights, write_state};
 pub use error::NnError;
 pub use init::{Init, normal, uniform};
-pub use kernels::{Activation, Stage, perceptron, stack};
+pub use kernels::{Activation, Prepared, PreparedBlock, Stage, perceptron, stack};
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use optim::{AdamW, AdamWConfig, NamedGradients, named_gradients};
 pub use state::{Array, StateDict, load_state, state_dict};

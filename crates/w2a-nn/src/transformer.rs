@@ -6,8 +6,8 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
 
-use crate::kernels::{BlockPlan, Operand, run};
-use crate::{Init, LayerNorm, Linear};
+use crate::kernels::{BlockPlan, Operand, PreparedBlock, run};
+use crate::{Init, LayerNorm, Linear, NnError, values};
 
 /// Sizes of a [`Block`].
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -69,16 +69,36 @@ impl Block {
         let plan = BlockPlan::new(batch, tokens, width, hidden, self.heads)?;
         let norm = |norm: &LayerNorm| [Operand::of(&norm.weight.val()), Operand::of(&norm.bias.val())];
         let linear = |linear: &Linear| [Operand::of(&linear.weight.val()), Operand::of(&linear.bias.val())];
-        let parameters = [
-            norm(&self.norm1),
-            linear(&self.qkv),
-            linear(&self.out),
-            norm(&self.norm2),
-            linear(&self.up),
-            linear(&self.down),
-        ];
+        let parameters = self.in_order(norm, linear);
         let parameters = parameters.into_iter().flatten().collect::<Option<Vec<_>>>()?;
         run(plan, Operand::of(x)?, parameters, x.dims())
+    }
+
+    /// Something of all parameterised parts, in the order of the fields.
+    fn in_order<T>(&self, norm: impl Fn(&LayerNorm) -> T, linear: impl Fn(&Linear) -> T) -> [T; 6] {
+        let Self { norm1, qkv, out, norm2, up, down, .. } = self;
+        [norm(norm1), linear(qkv), linear(out), norm(norm2), linear(up), linear(down)]
+    }
+
+    /// The block for a single sequence of `tokens`, without tensors.
+    ///
+    /// # Errors
+    /// A modulated block, widths that are no multiple of 16, more than eight tokens, or a device that does not hand its
+    /// values over.
+    pub fn prepare(&self, tokens: usize) -> Result<PreparedBlock, NnError> {
+        let [hidden, width] = self.up.weight.val().dims();
+        let norm = |norm: &LayerNorm| Ok([values(norm.weight.val())?, values(norm.bias.val())?]);
+        let linear = |linear: &Linear| Ok([values(linear.weight.val())?, values(linear.bias.val())?]);
+        let parameters: Vec<[Vec<f32>; 2]> = self.in_order(norm, linear).into_iter().collect::<Result<_, NnError>>()?;
+        let parameters: Vec<Vec<f32>> = parameters.into_iter().flatten().collect();
+        BlockPlan::new(1, tokens, width, hidden, self.heads)
+            .filter(|_| self.modulation.is_none())
+            .and_then(|plan| PreparedBlock::new(plan, &parameters))
+            .ok_or_else(|| NnError::Input {
+                what: "transformer block prepared for inference".into(),
+                expected: "no condition, widths that are multiples of 16, at most 8 tokens".into(),
+                got: format!("width {width}, hidden {hidden}, {tokens} tokens"),
+            })
     }
 
     /// [`Block::forward`] through burn's own operations.
@@ -160,6 +180,9 @@ mod tests {
             let frozen = block.valid();
             let x = tensor(data("x"), [batch, tokens, 32], &Device::flex());
             assert_eq!(values(frozen.forward(x, None)).unwrap(), fused["output"]);
+            if batch == 1 {
+                assert_eq!(block.prepare(tokens).unwrap().run(&data("x")), fused["output"]);
+            }
         }
     }
 }

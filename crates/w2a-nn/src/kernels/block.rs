@@ -5,7 +5,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::activation::{Activation, gelu};
+use super::activation::gelu;
 use super::norm::{self, Scratch};
 use super::op::Kernel;
 use super::product::{LANE_BLOCK, Panels, Row, SLACK, Segment, gather_outer, gather_product};
@@ -22,6 +22,14 @@ pub(crate) struct BlockPlan {
     width: usize,
     hidden: usize,
     heads: usize,
+}
+
+/// Parameters ready for the forward pass.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedBlock {
+    norms: [[Vec<f32>; 2]; 2],
+    weights: [Panels; 4],
+    biases: [Vec<f32>; 4],
 }
 
 /// Parameters of a block, in the order of its fields.
@@ -86,6 +94,43 @@ impl BlockPlan {
             panels.fill_row(output, row.iter());
         }
         panels
+    }
+
+    /// The parameters ready for the forward pass; `None` unless there are twelve.
+    pub(crate) fn pack(&self, parameters: &[&[f32]]) -> Option<PackedBlock> {
+        let [gamma1, beta1, w_qkv, b_qkv, w_out, b_out, gamma2, beta2, w_up, b_up, w_down, b_down] =
+            <[&[f32]; PARAMETERS]>::try_from(parameters).ok()?;
+        let Self { width, hidden, .. } = *self;
+        Some(PackedBlock {
+            norms: [[gamma1, beta1], [gamma2, beta2]].map(|norm| norm.map(<[f32]>::to_vec)),
+            weights: [
+                self.forward_panels(w_qkv, width, 3 * width),
+                self.forward_panels(w_out, width, width),
+                self.forward_panels(w_up, width, hidden),
+                self.forward_panels(w_down, hidden, width),
+            ],
+            biases: [b_qkv, b_out, b_up, b_down].map(<[f32]>::to_vec),
+        })
+    }
+
+    /// The result and, if `keep` is set, what the backward pass needs.
+    pub(crate) fn forward_packed(&self, x: &[f32], packed: &PackedBlock, keep: bool) -> (Vec<f32>, Option<SavedBlock>) {
+        let Self { arch, rows, width, hidden, .. } = *self;
+        let PackedBlock { norms: [norm1, norm2], weights, biases } = packed;
+        let linear = |x: &[f32], from, at: usize, to| self.linear(x, from, &weights[at], Some(&biases[at]), to);
+        let h = layer_norm(arch, x, &norm1[0], &norm1[1]).out;
+        let qkv = linear(&h, width, 0, 3 * width);
+        let (probabilities, mixed) = self.attend(&qkv);
+        let mut middle = linear(&mixed, width, 1, width);
+        add(&mut middle, x);
+        let h = layer_norm(arch, &middle[..rows * width], &norm2[0], &norm2[1]).out;
+        let up = linear(&h, width, 2, hidden);
+        let mut active = vec![0.0; rows * hidden];
+        arch.dispatch(Gelus { x: &up, value: &mut active });
+        let mut out = linear(&active, hidden, 3, width);
+        add(&mut out, &middle[..rows * width]);
+        out.truncate(rows * width);
+        (out, keep.then_some(SavedBlock { qkv, probabilities, mixed, middle, up }))
     }
 
     /// Attention of every sequence and head: probabilities `[sequence, head, token, token]` and mixtures `[rows, width]`.
@@ -251,34 +296,10 @@ impl Kernel for BlockPlan {
     type Saved = SavedBlock;
 
     fn forward(&self, x: &[f32], parameters: &[&[f32]], keep: bool) -> (Vec<f32>, Option<SavedBlock>) {
-        let Ok([gamma1, beta1, w_qkv, b_qkv, w_out, b_out, gamma2, beta2, w_up, b_up, w_down, b_down]) =
-            <[&[f32]; PARAMETERS]>::try_from(parameters)
-        else {
-            return (Vec::new(), None);
-        };
-        let Self { arch, rows, width, hidden, .. } = *self;
-        let h = layer_norm(arch, x, gamma1, beta1).out;
-        let qkv = self.linear(&h, width, &self.forward_panels(w_qkv, width, 3 * width), Some(b_qkv), 3 * width);
-        let (probabilities, mixed) = self.attend(&qkv);
-        let mut middle = self.linear(&mixed, width, &self.forward_panels(w_out, width, width), Some(b_out), width);
-        add(&mut middle, x);
-        let h = layer_norm(arch, &middle[..rows * width], gamma2, beta2).out;
-        let up = self.linear(&h, width, &self.forward_panels(w_up, width, hidden), Some(b_up), hidden);
-        let mut active = vec![0.0; rows * hidden + SLACK];
-        let image = &up[..rows * hidden];
-        norm::normalise_activate(
-            arch,
-            None,
-            Activation::Gelu,
-            image,
-            &mut active[..rows * hidden],
-            &mut [],
-            &mut Scratch::default(),
-        );
-        let mut out = self.linear(&active, hidden, &self.forward_panels(w_down, hidden, width), Some(b_down), width);
-        add(&mut out, &middle[..rows * width]);
-        out.truncate(rows * width);
-        (out, keep.then_some(SavedBlock { qkv, probabilities, mixed, middle, up }))
+        match self.pack(parameters) {
+            Some(packed) => self.forward_packed(x, &packed, keep),
+            None => (Vec::new(), None),
+        }
     }
 
     fn backward(
@@ -318,6 +339,21 @@ impl Kernel for BlockPlan {
         let of_norm1 = layer_norm_backward(&normed, gamma1, &of_h, &mut of_x);
         let of_parameters = [of_norm1, of_qkv_parameters, of_out, of_norm2, of_up_parameters, of_down];
         (of_parameters.into_iter().flatten().collect(), with_input.then_some(of_x))
+    }
+}
+
+/// GELU.
+struct Gelus<'a> {
+    x: &'a [f32],
+    value: &'a mut [f32],
+}
+
+impl WithSimd for Gelus<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.value.iter_mut().zip(self.x).for_each(|(value, &x)| *value = gelu(x).0);
     }
 }
 

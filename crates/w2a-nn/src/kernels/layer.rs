@@ -9,8 +9,8 @@ use super::activation::Activation;
 use super::geometry::Window;
 use super::op::{Kernel, Operand, run};
 use super::stack::{Layer, Parameters, Plan, Saved};
-use crate::GroupNorm;
 use crate::layers::group_norm;
+use crate::{GroupNorm, NnError, values};
 
 /// One layer of [`stack`]: a convolution, a group normalisation if it has one, an activation.
 #[derive(Clone, Debug)]
@@ -47,6 +47,15 @@ impl Stage {
         Layer { window: self.window, groups, activation: self.activation }
     }
 
+    /// Weight and bias, gamma and beta.
+    pub(super) fn values(&self) -> Result<Vec<Vec<f32>>, NnError> {
+        let mut out = vec![values(self.weight.clone())?, values(self.bias.clone())?];
+        if let Some((gamma, beta, _)) = &self.norm {
+            out.extend([values(gamma.clone())?, values(beta.clone())?]);
+        }
+        Ok(out)
+    }
+
     fn parameters(&self) -> Option<Vec<Operand>> {
         let mut out = vec![Operand::of(&self.weight)?, Operand::of(&self.bias)?];
         if let Some((gamma, beta, _)) = &self.norm {
@@ -67,7 +76,7 @@ impl Stage {
     }
 }
 
-fn plan(images: usize, size: [usize; 3], stages: &[Stage], pool: bool) -> Option<Plan> {
+pub(super) fn plan(images: usize, size: [usize; 3], stages: &[Stage], pool: bool) -> Option<Plan> {
     let layers: Vec<Layer> = stages.iter().map(Stage::layer).collect();
     let outputs: Vec<usize> = stages.iter().map(|stage| stage.weight.dims()[0]).collect();
     Plan::new(images, size[0], [size[1], size[2]], &layers, &outputs, pool)
@@ -155,7 +164,7 @@ impl Kernel for Plan {
 }
 
 /// The parameters of each layer, in the order of [`Stage::parameters`].
-fn split<'a>(plan: &Plan, values: &[&'a [f32]]) -> Vec<Parameters<'a>> {
+pub(super) fn split<'a>(plan: &Plan, values: &[&'a [f32]]) -> Vec<Parameters<'a>> {
     let mut values = values.iter().copied();
     let mut next = || values.next().unwrap_or_default();
     plan.layers()

@@ -8,6 +8,8 @@
 //! The batch is split into parts whose number depends on nothing but the batch, and what the parts add up is added in their
 //! order: the result has the same bits for any number of threads.
 
+use std::sync::OnceLock;
+
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -70,7 +72,8 @@ struct Shape {
     from: Layout,
     to: Layout,
     forward: Vec<Class>,
-    backward: Vec<Class>,
+    /// Made when the first backward pass asks for them.
+    backward: OnceLock<Vec<Class>>,
 }
 
 impl Shape {
@@ -155,13 +158,13 @@ impl Plan {
             from,
             to,
             forward: forward_classes(&layer.window, from, to, group),
-            backward: backward_classes(&layer.window, Layout { channels: padded(input), ..from }, to, group),
+            backward: OnceLock::new(),
         };
         Some(Self { arch: Arch::new(), shapes: steps.into_iter().map(shape).collect(), images, part, group, pool })
     }
 
     /// Values of one input image.
-    fn input_len(&self) -> usize {
+    pub(crate) fn input_len(&self) -> usize {
         let first = &self.shapes[0];
         first.input * first.from.size[0] * first.from.size[1]
     }
@@ -420,7 +423,10 @@ impl Plan {
                     None if dx.is_empty() => continue,
                     None => &mut of_input[..],
                 };
-                for class in &shape.backward {
+                for class in shape
+                    .backward
+                    .get_or_init(|| backward_classes(&shape.layer.window, padded_input(shape), shape.to, self.group))
+                {
                     let rows = &class.rows[..class.rows.len() / self.group * count];
                     gather_product(arch, &here[0], rows, &class.segments, &packed.weights[at], None, target);
                 }
@@ -480,6 +486,16 @@ fn transpose(from: &[f32], rows: usize, columns: usize, from_stride: usize, to_s
         return;
     }
     const TILE: usize = 16;
+    if rows == 3 && to_stride == 3 {
+        // The colours of an image.
+        let (red, rest) = from.split_at(from_stride);
+        let (green, blue) = rest.split_at(from_stride);
+        let colours = red[..columns].iter().zip(&green[..columns]).zip(&blue[..columns]);
+        for (to, ((&red, &green), &blue)) in to.chunks_exact_mut(3).zip(colours) {
+            to.copy_from_slice(&[red, green, blue]);
+        }
+        return;
+    }
     for row0 in (0..rows).step_by(TILE) {
         for column0 in (0..columns).step_by(TILE) {
             let (height, width) = ((rows - row0).min(TILE), (columns - column0).min(TILE));

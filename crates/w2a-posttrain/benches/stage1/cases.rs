@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use vae::ActionVae;
 use w2a_align::{AdapterConfig, Adapters, Pooling};
 use w2a_nn::{AdamW, AdamWConfig, Init, NnError, named_gradients, normal, tensor};
-use w2a_posttrain::{ResidualBatch, ResidualConfig, ResidualNet};
+use w2a_posttrain::{FastDecision, ResidualBatch, ResidualConfig, ResidualNet};
 
 /// Latent frames and chunks of a step: 16 trajectories of 24.
 const FRAMES: usize = 384;
@@ -96,10 +96,12 @@ fn inference(size: usize) -> Step {
     let adapters = adapters([16, 8, 8], &device);
     let (net, batch) = residual(size, 1, &device);
     let chunk = random("chunk", [1, 28], &device);
+    let fast = FastDecision::new(&adapters, &net, (size, size)).expect("the networks fit");
+    let host = |tensor: Tensor<4>| w2a_nn::values(tensor).expect("the CPU hands its values over");
+    let image = host(batch.image);
+    let (chunk, proprio) = (host(chunk.reshape([1, 1, 1, 28])), host(batch.proprio.reshape([1, 1, 1, 53])));
     Box::new(move || {
-        let z = adapters.action(chunk.clone());
-        let dz = net.forward(&ResidualBatch { z_base: z.clone(), ..batch.clone() });
-        std::hint::black_box(w2a_nn::values(adapters.decode(z + dz))?);
+        std::hint::black_box(fast.decide(&chunk, &image, &proprio, 1.0)?);
         Ok(())
     })
 }
