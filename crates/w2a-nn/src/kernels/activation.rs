@@ -41,7 +41,7 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
     let e = exp_of_negative(-0.5 * x * x);
     let t = 1.0 / x.abs().mul_add(0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2, 1.0);
     let mut sum = 0.530_702_7;
-    for coefficient in [-0.726_576_05, 0.710_706_87, -0.142_248_37, 0.127_414_8] {
+    for coefficient in [-0.726_576_03, 0.710_706_9, -0.142_248_37, 0.127_414_8] {
         sum = t.mul_add(sum, coefficient);
     }
     let tail = t * sum * e;

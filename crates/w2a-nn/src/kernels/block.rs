@@ -9,6 +9,7 @@ use super::activation::gelu;
 use super::norm::{self, Scratch};
 use super::op::Kernel;
 use super::product::{LANE_BLOCK, Panels, Row, SLACK, Segment, gather_outer, gather_product};
+use super::stack::side_by_side;
 
 /// PyTorch's epsilon of `LayerNorm`.
 const EPS: f32 = 1e-5;
@@ -34,6 +35,12 @@ pub(crate) struct PackedBlock {
 
 /// Parameters of a block, in the order of its fields.
 const PARAMETERS: usize = 12;
+
+/// Multiplications of the forward pass that are worth a part of their own.
+const PART_WORK: usize = 1_000_000;
+
+/// Parts that run side by side, at most.
+const MOST_PARTS: usize = 8;
 
 /// The most tokens of a sequence that this is made for.
 const MOST_TOKENS: usize = 8;
@@ -293,27 +300,64 @@ fn add(to: &mut [f32], more: &[f32]) {
 }
 
 impl Kernel for BlockPlan {
-    type Saved = SavedBlock;
+    /// For each part of the sequences.
+    type Saved = Vec<SavedBlock>;
 
-    fn forward(&self, x: &[f32], parameters: &[&[f32]], keep: bool) -> (Vec<f32>, Option<SavedBlock>) {
-        match self.pack(parameters) {
-            Some(packed) => self.forward_packed(x, &packed, keep),
-            None => (Vec::new(), None),
-        }
+    fn forward(&self, x: &[f32], parameters: &[&[f32]], keep: bool) -> (Vec<f32>, Option<Vec<SavedBlock>>) {
+        let Some(packed) = self.pack(parameters) else { return (Vec::new(), None) };
+        let parts = x.chunks(self.part() * self.width).collect();
+        let parts = side_by_side(parts, |x: &[f32]| {
+            let plan = Self { rows: x.len() / self.width, ..*self };
+            plan.forward_packed(x, &packed, keep)
+        });
+        let (out, saved): (Vec<Vec<f32>>, Vec<Option<SavedBlock>>) = parts.into_iter().unzip();
+        (out.concat(), saved.into_iter().collect())
     }
 
     fn backward(
         &self,
         x: &[f32],
         parameters: &[&[f32]],
-        saved: &SavedBlock,
+        saved: &Vec<SavedBlock>,
         gradient: &[f32],
         with_input: bool,
     ) -> (Vec<Vec<f32>>, Option<Vec<f32>>) {
+        let part = self.part() * self.width;
+        let parts = x.chunks(part).zip(gradient.chunks(part)).zip(saved).collect();
+        let parts = side_by_side(parts, |((x, gradient), saved): ((&[f32], &[f32]), &SavedBlock)| {
+            let plan = Self { rows: x.len() / self.width, ..*self };
+            plan.backward_part(x, parameters, saved, gradient)
+        });
+        let mut parts = parts.into_iter();
+        let (mut sums, mut of_x) = parts.next().unwrap_or_default();
+        for (more, of_more_x) in parts {
+            sums.iter_mut().zip(&more).for_each(|(sum, more)| add(sum, more));
+            of_x.extend(of_more_x);
+        }
+        (sums, with_input.then_some(of_x))
+    }
+}
+
+impl BlockPlan {
+    /// Rows of a part, whole sequences: as for stacks, their number depends on the batch alone.
+    fn part(&self) -> usize {
+        let work = self.rows * self.width * (4 * self.width + 2 * self.hidden);
+        let sequences = self.rows / self.tokens;
+        sequences.div_ceil((work / PART_WORK).clamp(1, MOST_PARTS)) * self.tokens
+    }
+
+    /// Gradients of all parameters and of the input.
+    fn backward_part(
+        &self,
+        x: &[f32],
+        parameters: &[&[f32]],
+        saved: &SavedBlock,
+        gradient: &[f32],
+    ) -> (Vec<Vec<f32>>, Vec<f32>) {
         let Ok([gamma1, beta1, w_qkv, _, w_out, _, gamma2, beta2, w_up, _, w_down, _]) =
             <[&[f32]; PARAMETERS]>::try_from(parameters)
         else {
-            return (Vec::new(), None);
+            return (Vec::new(), Vec::new());
         };
         let Self { arch, rows, width, hidden, .. } = *self;
         let SavedBlock { qkv, probabilities, mixed, middle, up } = saved;
@@ -338,7 +382,7 @@ impl Kernel for BlockPlan {
         let mut of_x = of_middle;
         let of_norm1 = layer_norm_backward(&normed, gamma1, &of_h, &mut of_x);
         let of_parameters = [of_norm1, of_qkv_parameters, of_out, of_norm2, of_up_parameters, of_down];
-        (of_parameters.into_iter().flatten().collect(), with_input.then_some(of_x))
+        (of_parameters.into_iter().flatten().collect(), of_x)
     }
 }
 

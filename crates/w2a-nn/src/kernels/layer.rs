@@ -1,6 +1,9 @@
 //! Stacks of convolutions and perceptrons as functions of tensors.
 
 use burn::tensor::Tensor;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::tensor::activation::{gelu, relu};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
@@ -76,10 +79,48 @@ impl Stage {
     }
 }
 
-pub(super) fn plan(images: usize, size: [usize; 3], stages: &[Stage], pool: bool) -> Option<Plan> {
-    let layers: Vec<Layer> = stages.iter().map(Stage::layer).collect();
+pub(super) fn plan(images: usize, size: [usize; 3], stages: &[Stage], pool: bool) -> Option<Arc<Plan>> {
+    let mut channels = size[0];
+    for stage in stages {
+        let [out, input, ..] = stage.weight.dims();
+        // burn has the words for weights that do not fit.
+        if input != channels || stage.bias.dims() != [out] {
+            return None;
+        }
+        channels = out;
+    }
+    let layers = stages.iter().map(Stage::layer).collect();
     let outputs: Vec<usize> = stages.iter().map(|stage| stage.weight.dims()[0]).collect();
-    Plan::new(images, size[0], [size[1], size[2]], &layers, &outputs, pool)
+    known_plan(PlanKey { images, size, layers, outputs, pool })
+}
+
+/// What a plan follows from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PlanKey {
+    images: usize,
+    size: [usize; 3],
+    layers: Vec<Layer>,
+    outputs: Vec<usize>,
+    pool: bool,
+}
+
+/// Plans that were used lately: a training asks for the same few at every step.
+static PLANS: Mutex<VecDeque<(PlanKey, Arc<Plan>)>> = Mutex::new(VecDeque::new());
+
+/// Plans that are remembered.
+const MOST_PLANS: usize = 32;
+
+fn known_plan(key: PlanKey) -> Option<Arc<Plan>> {
+    let lock = || PLANS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, plan)) = lock().iter().find(|(known, _)| *known == key) {
+        return Some(Arc::clone(plan));
+    }
+    let [channels, rows, columns] = key.size;
+    let plan = Arc::new(Plan::new(key.images, channels, [rows, columns], &key.layers, &key.outputs, key.pool)?);
+    let mut plans = lock();
+    plans.truncate(MOST_PLANS - 1);
+    plans.push_front((key, Arc::clone(&plan)));
+    Some(plan)
 }
 
 /// Convolution, normalisation and activation of every stage in turn, then the mean over all positions if `pool` is set.
@@ -109,11 +150,16 @@ pub fn perceptron(x: Tensor<2>, layers: &[(Tensor<2>, Tensor<1>)], between: Acti
     let [rows, width] = x.dims();
     let last = layers.len().saturating_sub(1);
     let activation = |index: usize| if index == last { Activation::Identity } else { between };
-    let shapes: Vec<Layer> = (0..layers.len())
+    let shapes = (0..layers.len())
         .map(|index| Layer { window: Window::CELL, groups: None, activation: activation(index) })
         .collect();
     let outputs: Vec<usize> = layers.iter().map(|(weight, _)| weight.dims()[0]).collect();
-    if let Some(plan) = Plan::new(rows, width, [1, 1], &shapes, &outputs, false)
+    let key = PlanKey { images: rows, size: [width, 1, 1], layers: shapes, outputs, pool: false };
+    let widths = std::iter::once(width).chain(key.outputs.iter().copied());
+    // burn has the words for weights that do not fit.
+    let fits = layers.iter().zip(widths).all(|((weight, bias), width)| weight.dims() == [bias.dims()[0], width]);
+    if fits
+        && let Some(plan) = known_plan(key)
         && let Some(input) = Operand::of(&x)
         && let Some(parameters) = layers
             .iter()
@@ -138,11 +184,11 @@ fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
     }
 }
 
-impl Kernel for Plan {
+impl Kernel for Arc<Plan> {
     type Saved = Saved;
 
     fn forward(&self, x: &[f32], parameters: &[&[f32]], keep: bool) -> (Vec<f32>, Option<Saved>) {
-        self.forward(x, &self.pack(&split(self, parameters), false), keep)
+        Plan::forward(self, x, &self.pack(&split(self, parameters), false), keep)
     }
 
     fn backward(
@@ -154,7 +200,7 @@ impl Kernel for Plan {
         with_input: bool,
     ) -> (Vec<Vec<f32>>, Option<Vec<f32>>) {
         let packed = self.pack(&split(self, parameters), true);
-        let (layers, of_input) = self.backward(x, &packed, saved, gradient, with_input);
+        let (layers, of_input) = Plan::backward(self, x, &packed, saved, gradient, with_input);
         let flat = layers.into_iter().flat_map(|layer| {
             let (gamma, beta) = layer.affine.unzip();
             [Some(layer.weight), Some(layer.bias), gamma, beta].into_iter().flatten()

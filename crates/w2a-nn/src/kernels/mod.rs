@@ -9,6 +9,7 @@ mod geometry;
 mod layer;
 mod norm;
 mod op;
+mod pack;
 mod prepared;
 mod product;
 mod recycle;

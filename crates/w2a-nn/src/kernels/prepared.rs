@@ -3,6 +3,8 @@
 //! An operation over tensors costs about a microsecond before it computes anything, and packing weights for a product
 //! costs more than a product with a single row. A policy that acts on one robot feels both.
 
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 
 use super::activation::Activation;
@@ -14,7 +16,7 @@ use crate::NnError;
 /// A [`stack`](crate::stack) or [`perceptron`](crate::perceptron) for single inputs.
 #[derive(Debug)]
 pub struct Prepared {
-    plan: Plan,
+    plan: Arc<Plan>,
     packed: Packed,
 }
 

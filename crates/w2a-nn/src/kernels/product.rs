@@ -6,6 +6,8 @@
 //! does (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008), without its packing of the
 //! left operand.
 
+#![expect(clippy::needless_range_loop, reason = "constant indices keep the sums of a tile in registers")]
+
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -50,26 +52,21 @@ impl Panels {
         Self { values: vec![0.0; depth * columns], depth, columns, width: panel_width(arch) }
     }
 
-    /// Where the value at `(row, column)` lies.
-    #[inline]
-    fn index(&self, row: usize, column: usize) -> usize {
-        let start = column - column % self.width;
-        let width = self.width.min(self.columns - start);
-        start * self.depth + row * width + (column - start)
-    }
-
     /// Sets the first values of a row.
-    pub(crate) fn fill_row<'a>(&mut self, row: usize, values: impl Iterator<Item = &'a f32>) {
-        for (column, &value) in values.enumerate() {
-            let index = self.index(row, column);
-            self.values[index] = value;
+    pub(crate) fn fill_row<'a>(&mut self, row: usize, mut values: impl Iterator<Item = &'a f32>) {
+        for start in (0..self.columns).step_by(self.width) {
+            let width = self.width.min(self.columns - start);
+            let cells = &mut self.values[start * self.depth + row * width..][..width];
+            cells.iter_mut().zip(&mut values).for_each(|(cell, &value)| *cell = value);
         }
     }
 
     /// Copies the first values of a row to `to`.
-    pub(crate) fn read_row<'a>(&self, row: usize, to: impl Iterator<Item = &'a mut f32>) {
-        for (column, to) in to.enumerate() {
-            *to = self.values[self.index(row, column)];
+    pub(crate) fn read_row<'a>(&self, row: usize, mut to: impl Iterator<Item = &'a mut f32>) {
+        for start in (0..self.columns).step_by(self.width) {
+            let width = self.width.min(self.columns - start);
+            let cells = &self.values[start * self.depth + row * width..][..width];
+            cells.iter().zip(&mut to).for_each(|(&cell, to)| *to = cell);
         }
     }
 
@@ -317,7 +314,7 @@ impl GatherOuter<'_> {
 
 #[inline(always)]
 fn load<V: pulp::bytemuck::Pod, const NR: usize>(from: &[f32]) -> [V; NR] {
-    assert!(from.len() * size_of::<f32>() >= NR * size_of::<V>());
+    assert!(size_of_val(from) >= NR * size_of::<V>());
     // SAFETY: just checked.
     unsafe { load_from(from.as_ptr()) }
 }

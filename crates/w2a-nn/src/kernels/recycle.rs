@@ -4,11 +4,11 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// Buffers that nobody uses.
-static IDLE: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+/// Buffers that nobody uses, and their values in all.
+static IDLE: Mutex<(Vec<Vec<f32>>, usize)> = Mutex::new((Vec::new(), 0));
 
-/// Idle buffers that are kept; more are given back to the system.
-const MOST_IDLE: usize = 256;
+/// Idle values that are kept (512 MiB); more are given back to the system.
+const MOST_IDLE: usize = 1 << 27;
 
 /// Below this many values the allocator keeps memory by itself.
 const SMALLEST: usize = 1 << 14;
@@ -24,25 +24,29 @@ impl Buffer {
             return Self(vec![0.0; len]);
         }
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let (buffers, values) = &mut *idle;
         // The tightest that fits: a large buffer must stay free for a large request.
-        let fit = (0..idle.len())
-            .filter(|&index| (len..=4 * len + 1024).contains(&idle[index].capacity()))
-            .min_by_key(|&index| idle[index].capacity());
-        let mut values = fit.map_or_else(Vec::new, |index| idle.swap_remove(index));
+        let fit = (0..buffers.len())
+            .filter(|&index| (len..=4 * len).contains(&buffers[index].capacity()))
+            .min_by_key(|&index| buffers[index].capacity());
+        let mut buffer = fit.map_or_else(Vec::new, |index| buffers.swap_remove(index));
+        *values -= buffer.capacity();
         drop(idle);
-        values.resize(len, 0.0);
-        Self(values)
+        buffer.resize(len, 0.0);
+        Self(buffer)
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.0.capacity() < SMALLEST {
+        let capacity = self.0.capacity();
+        if capacity < SMALLEST {
             return;
         }
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MOST_IDLE {
-            idle.push(std::mem::take(&mut self.0));
+        if idle.1 + capacity <= MOST_IDLE {
+            idle.1 += capacity;
+            idle.0.push(std::mem::take(&mut self.0));
         }
     }
 }
