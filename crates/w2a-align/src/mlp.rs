@@ -2,8 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::gelu;
-use w2a_nn::{Conv2d, GroupNorm, Init, Linear};
+use w2a_nn::{Activation, Conv2d, GroupNorm, Init, Linear, NnError, Prepared, perceptron, stack};
 
 use crate::{AdapterConfig, Pooling};
 
@@ -36,7 +35,15 @@ impl Mlp {
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.layer3.forward(gelu(self.layer2.forward(gelu(self.layer1.forward(x)))))
+        perceptron(x, &self.parameters(), Activation::Gelu)
+    }
+
+    fn parameters(&self) -> [(Tensor<2>, Tensor<1>); 3] {
+        [&self.layer1, &self.layer2, &self.layer3].map(Linear::parameters)
+    }
+
+    fn prepare(&self) -> Result<Prepared, NnError> {
+        Prepared::perceptron(&self.parameters(), Activation::Gelu)
     }
 }
 
@@ -81,21 +88,24 @@ impl MlpAdapters {
     /// `B_v`: normalised latents `[n, C, H, W]` → `[n, D]`.
     pub fn video(&self, latents: Tensor<4>) -> Tensor<2> {
         let adapter = &self.video;
-        let x = gelu(adapter.norm1.forward(adapter.conv1.forward(latents)));
-        let x = gelu(adapter.norm2.forward(adapter.conv2.forward(x)));
+        let stage = |conv: &Conv2d, norm| conv.stage().norm(norm).activation(Activation::Gelu);
+        let stages = [stage(&adapter.conv1, &adapter.norm1), stage(&adapter.conv2, &adapter.norm2)];
+        let x = stack(latents, &stages, !adapter.flatten);
         let [n, channels, height, width] = x.dims();
-        let x = x.reshape([n, channels, height * width]);
-        let x = if adapter.flatten {
-            x.reshape([n, channels * height * width])
-        } else {
-            x.mean_dim(2).reshape([n, channels])
-        };
-        adapter.out.forward(x)
+        adapter.out.forward(x.reshape([n, channels * height * width]))
     }
 
     /// `B_a`: normalised action chunks `[n, M·A]` → `[n, D]`.
     pub fn action(&self, chunks: Tensor<2>) -> Tensor<2> {
         self.encoder.forward(chunks)
+    }
+
+    /// `B_a` and `D_a` for single chunks, without tensors.
+    ///
+    /// # Errors
+    /// A device that does not hand its values over.
+    pub fn prepare(&self) -> Result<(Prepared, Prepared), NnError> {
+        Ok((self.encoder.prepare()?, self.decoder.prepare()?))
     }
 
     /// `D_a`: `[n, D]` → normalised action chunks `[n, M·A]`.

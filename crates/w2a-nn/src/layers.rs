@@ -2,10 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
 
 use crate::Init;
+use crate::kernels::{Stage, stack};
 
 /// `y = x W^T + b`, as `torch.nn.Linear`.
 #[derive(Module, Debug)]
@@ -25,6 +24,11 @@ impl Linear {
     /// A layer that starts as zero.
     pub fn zero(input: usize, output: usize, init: &mut Init) -> Self {
         Self { weight: init.constant([output, input], 0.0), bias: init.constant([output], 0.0) }
+    }
+
+    /// Weight `[out, in]` and bias `[out]`, for a [`perceptron`](crate::perceptron).
+    pub fn parameters(&self) -> (Tensor<2>, Tensor<1>) {
+        (self.weight.val(), self.bias.val())
     }
 
     /// `[.., in]` → `[.., out]`.
@@ -63,8 +67,12 @@ impl Conv2d {
 
     /// `[batch, in, h, w]` → `[batch, out, h', w']` with `h' = (h + 2 padding - kernel) / stride + 1`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1, 1], 1);
-        conv2d(x, self.weight.val(), Some(self.bias.val()), options)
+        stack(x, &[self.stage()], false)
+    }
+
+    /// This convolution as a layer of a [`stack`].
+    pub fn stage(&self) -> Stage {
+        Stage::new(self.weight.val(), self.bias.val(), [self.stride; 2], [self.padding; 2])
     }
 }
 
@@ -81,6 +89,18 @@ impl LayerNorm {
     /// Starts as the plain normalisation.
     pub fn new(width: usize, init: &mut Init) -> Self {
         Self { weight: init.constant([width], 1.0), bias: init.constant([width], 0.0) }
+    }
+
+    /// [`LayerNorm::forward`] of one row on the host, in place; `parameters` are gamma and beta.
+    pub fn of_row(parameters: &[Vec<f32>; 2], row: &mut [f32]) {
+        let width = row.len() as f32;
+        let mean = row.iter().sum::<f32>() / width;
+        let variance = row.iter().map(|value| (value - mean) * (value - mean)).sum::<f32>() / width;
+        let inverse = 1.0 / (variance + 1e-5).sqrt();
+        let [gamma, beta] = parameters;
+        for ((value, gamma), beta) in row.iter_mut().zip(gamma).zip(beta) {
+            *value = (*value - mean) * inverse * gamma + beta;
+        }
     }
 
     /// `[.., width]` → the same shape.
@@ -106,15 +126,24 @@ impl GroupNorm {
         Self { weight: init.constant([channels], 1.0), bias: init.constant([channels], 0.0), groups }
     }
 
+    pub(crate) fn groups(&self) -> usize {
+        self.groups
+    }
+
     /// `[batch, channels, h, w]` → the same shape.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let x = x.reshape([batch, self.groups, channels / self.groups * height * width]);
-        let centred = x.clone() - x.mean_dim(2);
-        let variance = centred.clone().square().mean_dim(2);
-        let normal = (centred / (variance + 1e-5).sqrt()).reshape([batch, channels, height, width]);
-        normal * self.weight.val().reshape([1, channels, 1, 1]) + self.bias.val().reshape([1, channels, 1, 1])
+        group_norm(x, self.weight.val(), self.bias.val(), self.groups)
     }
+}
+
+/// Group normalisation of `[batch, channels, h, w]` through burn's own operations.
+pub(crate) fn group_norm(x: Tensor<4>, gamma: Tensor<1>, beta: Tensor<1>, groups: usize) -> Tensor<4> {
+    let [batch, channels, height, width] = x.dims();
+    let x = x.reshape([batch, groups, channels / groups * height * width]);
+    let centred = x.clone() - x.mean_dim(2);
+    let variance = centred.clone().square().mean_dim(2);
+    let normal = (centred / (variance + 1e-5).sqrt()).reshape([batch, channels, height, width]);
+    normal * gamma.reshape([1, channels, 1, 1]) + beta.reshape([1, channels, 1, 1])
 }
 
 #[cfg(test)]

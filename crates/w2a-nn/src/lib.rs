@@ -8,6 +8,7 @@ mod checkpoint;
 mod device;
 mod error;
 mod init;
+mod kernels;
 mod layers;
 mod optim;
 mod parity;
@@ -22,6 +23,7 @@ pub use checkpoint::{Checkpoint, load_weights, read_state, save_weights, write_s
 pub use device::{DEVICES, device};
 pub use error::NnError;
 pub use init::{Init, normal, uniform};
+pub use kernels::{Activation, Prepared, PreparedBlock, Stage, perceptron, stack};
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use optim::{AdamW, AdamWConfig, NamedGradients, named_gradients};
 pub use parity::{Comparison, Fixture, Line, ParityReport, Tolerance, compare};

@@ -6,7 +6,8 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
 
-use crate::{Init, LayerNorm, Linear};
+use crate::kernels::{BlockPlan, Operand, PreparedBlock, run};
+use crate::{Init, LayerNorm, Linear, NnError, values};
 
 /// Sizes of a [`Block`].
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -53,6 +54,55 @@ impl Block {
 
     /// `x` `[batch, tokens, width]`, `condition` `[batch, condition]` if the block has one → the shape of `x`.
     pub fn forward(&self, x: Tensor<3>, condition: Option<&Tensor<2>>) -> Tensor<3> {
+        if self.modulation.is_none()
+            && let Some(out) = self.fused(&x)
+        {
+            return out;
+        }
+        self.plain_forward(x, condition)
+    }
+
+    /// As one operation, where there is one: few tokens on the CPU.
+    fn fused(&self, x: &Tensor<3>) -> Option<Tensor<3>> {
+        let [batch, tokens, width] = x.dims();
+        let hidden = self.up.weight.val().dims()[0];
+        let plan = BlockPlan::new(batch, tokens, width, hidden, self.heads)?;
+        let norm = |norm: &LayerNorm| [Operand::of(&norm.weight.val()), Operand::of(&norm.bias.val())];
+        let linear = |linear: &Linear| [Operand::of(&linear.weight.val()), Operand::of(&linear.bias.val())];
+        let parameters = self.in_order(norm, linear);
+        let parameters = parameters.into_iter().flatten().collect::<Option<Vec<_>>>()?;
+        run(plan, Operand::of(x)?, parameters, x.dims())
+    }
+
+    /// Something of all parameterised parts, in the order of the fields.
+    fn in_order<T>(&self, norm: impl Fn(&LayerNorm) -> T, linear: impl Fn(&Linear) -> T) -> [T; 6] {
+        let Self { norm1, qkv, out, norm2, up, down, .. } = self;
+        [norm(norm1), linear(qkv), linear(out), norm(norm2), linear(up), linear(down)]
+    }
+
+    /// The block for a single sequence of `tokens`, without tensors.
+    ///
+    /// # Errors
+    /// A modulated block, widths that are no multiple of 16, more than eight tokens, or a device that does not hand its
+    /// values over.
+    pub fn prepare(&self, tokens: usize) -> Result<PreparedBlock, NnError> {
+        let [hidden, width] = self.up.weight.val().dims();
+        let norm = |norm: &LayerNorm| Ok([values(norm.weight.val())?, values(norm.bias.val())?]);
+        let linear = |linear: &Linear| Ok([values(linear.weight.val())?, values(linear.bias.val())?]);
+        let parameters: Vec<[Vec<f32>; 2]> = self.in_order(norm, linear).into_iter().collect::<Result<_, NnError>>()?;
+        let parameters: Vec<Vec<f32>> = parameters.into_iter().flatten().collect();
+        BlockPlan::new(1, tokens, width, hidden, self.heads)
+            .filter(|_| self.modulation.is_none())
+            .and_then(|plan| PreparedBlock::new(plan, &parameters))
+            .ok_or_else(|| NnError::Input {
+                what: "transformer block prepared for inference".into(),
+                expected: "no condition, widths that are multiples of 16, at most 8 tokens".into(),
+                got: format!("width {width}, hidden {hidden}, {tokens} tokens"),
+            })
+    }
+
+    /// [`Block::forward`] through burn's own operations.
+    fn plain_forward(&self, x: Tensor<3>, condition: Option<&Tensor<2>>) -> Tensor<3> {
         let [batch, _, width] = x.dims();
         let modulation = self.modulation.as_ref().zip(condition).map(|(layer, condition)| {
             let all = layer.forward(silu(condition.clone())).reshape([batch, 6, width]);
@@ -92,4 +142,47 @@ pub fn timestep_embedding(times: &[f32], width: usize, device: &Device) -> Tenso
         out.extend((0..half).map(|index| angle(index).sin()));
     }
     crate::tensor(out, [times.len(), width], device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Block, BlockConfig};
+    use crate::{Init, normal, tensor, values};
+    use burn::module::Module;
+    use burn::tensor::{Device, Tensor};
+
+    #[test]
+    fn the_fused_block_equals_burns_operations() {
+        let device = Device::flex().autodiff();
+        let config = BlockConfig { width: 32, heads: 4, hidden: 48, condition: 0 };
+        for (batch, tokens) in [(5, 3), (1, 1), (2, 8)] {
+            let block = Block::new(&config, &mut Init { rng: &mut w2a_data::stream(1, "block"), device: &device });
+            let data = |name: &str| normal(&mut w2a_data::stream(2, name), batch * tokens * 32);
+            let weights = tensor(data("loss"), [batch, tokens, 32], &device);
+            let run = |forward: &dyn Fn(Tensor<3>) -> Tensor<3>| {
+                let x = tensor(data("x"), [batch, tokens, 32], &device).require_grad();
+                let y = forward(x.clone());
+                let grads = (y.clone() * weights.clone()).sum().backward();
+                let mut all = crate::named_gradients(&block, &grads).unwrap();
+                all.insert("input".into(), values(x.grad(&grads).unwrap()).unwrap());
+                all.insert("output".into(), values(y).unwrap());
+                all
+            };
+            let fused = run(&|x| block.fused(&x).expect("the shapes fit"));
+            let plain = run(&|x| block.plain_forward(x, None));
+            assert_eq!(fused.len(), 14);
+            for ((name, got), (_, want)) in fused.iter().zip(&plain) {
+                let largest = want.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+                for (got, want) in got.iter().zip(want) {
+                    assert!((got - want).abs() < 2e-6 + 1e-5 * largest, "{name}: {got} instead of {want}");
+                }
+            }
+            let frozen = block.valid();
+            let x = tensor(data("x"), [batch, tokens, 32], &Device::flex());
+            assert_eq!(values(frozen.forward(x, None)).unwrap(), fused["output"]);
+            if batch == 1 {
+                assert_eq!(block.prepare(tokens).unwrap().run(&data("x")), fused["output"]);
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! the baselines it is compared with.
 
 mod control;
+mod decision;
 mod dreamgen;
 mod gain;
 mod idm;
@@ -11,10 +12,11 @@ mod rollout;
 mod train;
 
 pub use control::{Controller, Decision, Decoding, PolicyControl, ResidualControl, normalise};
+pub use decision::{FastChunk, FastDecision};
 pub use dreamgen::{interpolate, pseudo_episodes};
 pub use gain::{GainChoice, choose_gain, executed_distance};
 pub use idm::{Idm, IdmConfig, IdmNet, train_idm};
 pub use objective::{Objective, ObjectiveConfig};
-pub use residual::{ResidualBatch, ResidualConfig, ResidualNet};
+pub use residual::{PreparedResidual, ResidualBatch, ResidualConfig, ResidualNet};
 pub use rollout::{Record, Rollout, rollout};
 pub use train::{Frozen, PosttrainConfig, Target, train_residual};

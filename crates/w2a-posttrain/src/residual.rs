@@ -1,10 +1,12 @@
 //! The residual policy: three tokens through a small attention stack (paper, section 3.3 and table of sizes).
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::{gelu, relu};
 use burn::tensor::{Device, Tensor};
 use w2a_data::{Normaliser, Observation};
-use w2a_nn::{Block, BlockConfig, Conv2d, Init, LayerNorm, Linear, NnError, tensor};
+use w2a_nn::{
+    Activation, Block, BlockConfig, Conv2d, Init, LayerNorm, Linear, NnError, Prepared, PreparedBlock, Stage,
+    perceptron, stack, tensor, values,
+};
 
 use crate::control::normalise;
 
@@ -42,6 +44,42 @@ pub struct ResidualNet {
     blocks: Vec<Block>,
     hidden: Linear,
     out: Linear,
+    /// Rows and columns of the last convolution's result.
+    cells: (usize, usize),
+}
+
+/// [`ResidualNet`] for single observations.
+#[derive(Debug)]
+pub struct PreparedResidual {
+    pub(crate) state: Prepared,
+    state_norm: [Vec<f32>; 2],
+    pub(crate) image: Prepared,
+    image_norm: [Vec<f32>; 2],
+    action: Prepared,
+    kind: Vec<f32>,
+    blocks: Vec<PreparedBlock>,
+    head: Prepared,
+}
+
+impl PreparedResidual {
+    /// `dz`, `[D]`, of an image `[3, rows, columns]`, normalised proprioception and `z_base`.
+    ///
+    /// # Panics
+    /// If an input has another size than the network's.
+    pub fn run(&self, image: &[f32], proprio: &[f32], z_base: &[f32]) -> Vec<f32> {
+        let mut tokens = self.state.run(proprio);
+        LayerNorm::of_row(&self.state_norm, &mut tokens);
+        let mut of_image = self.image.run(image);
+        LayerNorm::of_row(&self.image_norm, &mut of_image);
+        tokens.extend(of_image);
+        tokens.extend(self.action.run(z_base));
+        tokens.iter_mut().zip(&self.kind).for_each(|(token, kind)| *token += kind);
+        let width = tokens.len() / 3;
+        for block in &self.blocks {
+            tokens = block.run(&tokens);
+        }
+        self.head.run(&tokens[2 * width..])
+    }
 }
 
 /// Inputs of the residual for a batch of time steps.
@@ -93,24 +131,69 @@ impl ResidualNet {
             blocks: (0..config.depth).map(|_| Block::new(&block, init)).collect(),
             hidden: Linear::new(width, 2 * width, init),
             out: Linear::zero(2 * width, dim, init),
+            cells: (rows, columns),
         })
     }
 
     /// `dz`, `[batch, D]`.
     pub fn forward(&self, batch: &ResidualBatch) -> Tensor<2> {
         let n = batch.proprio.dims()[0];
-        let state = self.state_norm.forward(self.state2.forward(relu(self.state1.forward(batch.proprio.clone()))));
-        let x = relu(self.conv1.forward(batch.image.clone()));
-        let x = relu(self.conv3.forward(relu(self.conv2.forward(x))));
-        let image = self.image_norm.forward(self.image.forward(x.reshape([n as isize, -1])));
+        let width = self.kind.val().dims()[2];
+        let state = perceptron(batch.proprio.clone(), &self.state_layers(), Activation::Relu);
+        let state = self.state_norm.forward(state);
+        let image = stack(batch.image.clone(), &self.image_stages(), false).reshape([n, width]);
+        let image = self.image_norm.forward(image);
         let action = self.action.forward(batch.z_base.clone());
         let mut tokens: Tensor<3> = Tensor::stack(vec![state, image, action], 1) + self.kind.val();
         for block in &self.blocks {
             tokens = block.forward(tokens, None);
         }
-        let width = tokens.dims()[2];
         let action = tokens.narrow(1, 2, 1).reshape([n, width]);
-        self.out.forward(gelu(self.hidden.forward(action)))
+        perceptron(action, &self.head_layers(), Activation::Gelu)
+    }
+
+    fn state_layers(&self) -> [(Tensor<2>, Tensor<1>); 2] {
+        [&self.state1, &self.state2].map(Linear::parameters)
+    }
+
+    fn head_layers(&self) -> [(Tensor<2>, Tensor<1>); 2] {
+        [&self.hidden, &self.out].map(Linear::parameters)
+    }
+
+    /// From the image to its token. The linear layer behind the flattening is a convolution that sees the whole image.
+    fn image_stages(&self) -> [Stage; 4] {
+        let [conv1, conv2, conv3] =
+            [&self.conv1, &self.conv2, &self.conv3].map(|conv| conv.stage().activation(Activation::Relu));
+        let (weight, bias) = self.image.parameters();
+        let weight = weight.reshape([bias.dims()[0], 32, self.cells.0, self.cells.1]);
+        [conv1, conv2, conv3, Stage::new(weight, bias, [1; 2], [0; 2])]
+    }
+
+    /// The network for single observations with images of `size`, without tensors.
+    ///
+    /// # Errors
+    /// A token width that is no multiple of 16, images that the network was not made for, or a device that does not hand
+    /// its values over.
+    pub fn prepare(&self, (rows, columns): (usize, usize)) -> Result<PreparedResidual, NnError> {
+        let norm = |norm: &LayerNorm| Ok([values(norm.weight.val())?, values(norm.bias.val())?]);
+        let image = Prepared::stack([3, rows, columns], &self.image_stages(), false)?;
+        if image.output_len() != self.image.bias.val().dims()[0] {
+            return Err(NnError::Input {
+                what: "image of the residual policy".into(),
+                expected: format!("a size that leaves {}x{} cells", self.cells.0, self.cells.1),
+                got: format!("{rows}x{columns} pixels"),
+            });
+        }
+        Ok(PreparedResidual {
+            state: Prepared::perceptron(&self.state_layers(), Activation::Relu)?,
+            state_norm: norm(&self.state_norm)?,
+            image,
+            image_norm: norm(&self.image_norm)?,
+            action: Prepared::perceptron(&[self.action.parameters()], Activation::Identity)?,
+            kind: values(self.kind.val())?,
+            blocks: self.blocks.iter().map(|block| block.prepare(3)).collect::<Result<_, _>>()?,
+            head: Prepared::perceptron(&self.head_layers(), Activation::Gelu)?,
+        })
     }
 }
 

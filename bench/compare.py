@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Compares our training steps with PyTorch's, in alternating pairs, so that both see the same noise of the machine.
+
+    cargo build --release --workspace --examples
+    python bench/compare.py --torch-python venv/bin/python [CASE ...]
+
+Prints per case the median and the least time of a step on both sides, and the ratio ours / PyTorch: the median over pairs
+with its quartiles, and the ratio of the least times. Where PyTorch has several forms (memory layout, or a planar
+convolution instead of the authors' three-dimensional one), every form is a row.
+"""
+
+import argparse
+import pathlib
+import statistics
+import subprocess
+import sys
+
+# Our case, PyTorch's forms of it, steps in a pair, goal.
+CASES = [
+    ("video_60x104", ["video_60x104", "video_60x104+cl"], 1, 0.6),
+    ("video_8x8", ["video_8x8", "video_8x8+cl"], 10, 0.6),
+    ("action", ["action"], 40, 0.5),
+    ("residual_64", ["residual_64", "residual_64+cl"], 10, 0.5),
+    ("action_vae", ["action_vae", "action_vae+planar"], 3, 0.5),
+    ("infer_64", ["infer_64"], 40, None),
+    ("infer_256", ["infer_256"], 20, None),
+]
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class Side:
+    """A program that runs steps on request."""
+
+    def __init__(self, command: list[str]):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, case: str, steps: int) -> list[float]:
+        self.process.stdin.write(f"{case} {steps}\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"the program for {case!r} ended: {self.process.args}")
+        return [float(part) for part in line.split()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help="all if none is given")
+    parser.add_argument("--torch-python", default=sys.executable, help="the Python that has PyTorch")
+    parser.add_argument("--ours", default=str(ROOT / "target/release/examples/stage1_steps"))
+    parser.add_argument("--pairs", type=int, default=15)
+    args = parser.parse_args()
+    known = {name for name, *_ in CASES}
+    if unknown := set(args.cases) - known:
+        parser.error(f"no case {sorted(unknown)}, expected some of {sorted(known)}")
+    ours = Side([args.ours])
+    torch = Side([args.torch_python, str(ROOT / "bench/torch/stage1.py")])
+    print(f"{'case':<14} {'PyTorch form':<20} {'ours ms':>18} {'PyTorch ms':>18} {'ratio [quartiles]':>24} {'of least':>9} goal")
+    for name, forms, steps, goal in CASES:
+        if args.cases and name not in args.cases:
+            continue
+        for form in forms:
+            ours.run(name, 1), torch.run(form, 1)
+            left, right, ratios = [], [], []
+            for _ in range(args.pairs):
+                a, b = ours.run(name, steps), torch.run(form, steps)
+                left += a
+                right += b
+                ratios.append(statistics.median(a) / statistics.median(b))
+            low, middle, high = statistics.quantiles(ratios, n=4)
+            summary = lambda times: f"{statistics.median(times):.3f} ({min(times):.3f})"
+            print(
+                f"{name:<14} {form:<20} {summary(left):>18} {summary(right):>18} "
+                f"{f'{middle:.2f} [{low:.2f}, {high:.2f}]':>24} {min(left) / min(right):>9.2f} {goal or ''}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
