@@ -14,9 +14,9 @@ use crate::PipelineError;
 pub enum Profile {
     /// Everything at toy size, under three minutes: shows that it works, not how well.
     Smoke,
-    /// One suite, one seed, at most twelve minutes on two cores.
+    /// One task, one seed, at most twelve minutes on two cores.
     Quick,
-    /// Several suites and seeds, at most three hours on two cores.
+    /// One task with several seeds and many scenes, within the hour on two cores.
     Full,
 }
 
@@ -250,7 +250,6 @@ impl Config {
             checkpoint_every: (steps / 8).max(25),
             ..TrainConfig::default()
         };
-        let suites: &[&str] = if profile == Profile::Full { &["object", "spatial", "goal"] } else { &["object"] };
         let mut model = MiniWorldConfig::default();
         let mut policy = MiniPolicyConfig::default();
         if profile == Profile::Smoke {
@@ -263,8 +262,8 @@ impl Config {
             threads: 2,
             device: "cpu".into(),
             data: DataSection {
-                suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
-                tasks_per_suite: pick(0, 1, 0),
+                suites: vec!["object".into()],
+                tasks_per_suite: pick(0, 1, 1),
                 labelled: pick(6, 320, 400),
                 videos: pick(12, 1200, 1600),
                 posttrain_scenes: pick(8, 256, 512),
@@ -273,21 +272,21 @@ impl Config {
             },
             world: WorldSection {
                 model,
-                autoencoder_videos: pick(16, 200, 400),
-                autoencoder_train: train(pick(40, 250, 1500), 48, 3e-3),
-                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1100, 5000), pick(8, 48, 48), 3e-3) },
+                autoencoder_videos: pick(16, 200, 200),
+                autoencoder_train: train(pick(40, 250, 300), 48, 3e-3),
+                flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1100, 1600), pick(8, 48, 48), 3e-3) },
             },
             policy: PolicySection {
                 model: policy,
-                train: TrainConfig { ema: 0.998, ..train(pick(40, 1200, 8000), 64, 2e-3) },
-                fine_tune: TrainConfig { ema: 0.99, ..train(pick(20, 300, 1500), 64, 3e-4) },
+                train: TrainConfig { ema: 0.998, ..train(pick(40, 1200, 1600), 64, 2e-3) },
+                fine_tune: TrainConfig { ema: 0.99, ..train(pick(20, 300, 400), 64, 3e-4) },
             },
-            align: AlignConfig { train: train(pick(40, 800, 1500), 16, 1e-3), ..AlignConfig::default() },
+            align: AlignConfig { train: train(pick(40, 800, 800), 16, 1e-3), ..AlignConfig::default() },
             posttrain: PosttrainSection {
                 stage2: PosttrainConfig {
-                    rounds: pick(2, 3, 4),
+                    rounds: pick(2, 3, 3),
                     scenes_per_round: pick(8, 96, 192),
-                    updates_per_round: pick(10, 40, 80),
+                    updates_per_round: pick(10, 80, 80),
                     ..PosttrainConfig::default()
                 },
                 gains: vec![0.0, 0.05, 0.1, 0.15, 0.25],
@@ -295,10 +294,10 @@ impl Config {
                 seeds: pick(1, 1, 5),
                 control_seeds: pick(1, 1, 2),
                 idm: IdmConfig::default(),
-                idm_train: train(pick(30, 300, 2000), 64, 1e-3),
-                dreamgen_videos: pick(8, 128, 400),
+                idm_train: train(pick(30, 300, 500), 64, 1e-3),
+                dreamgen_videos: pick(8, 128, 256),
             },
-            eval: EvalSection { scenes: pick(4, 120, 60), narrow_scenes: pick(2, 60, 30), batch: 50 },
+            eval: EvalSection { scenes: pick(4, 120, 400), narrow_scenes: pick(2, 60, 100), batch: 50 },
         }
     }
 
