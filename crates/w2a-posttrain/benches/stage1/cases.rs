@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use vae::ActionVae;
 use w2a_align::{AdapterConfig, MlpAdapters, Pooling};
-use w2a_nn::{AdamW, AdamWConfig, Init, NnError, named_gradients, normal, tensor};
+use w2a_nn::{Activation, AdamW, AdamWConfig, Init, NnError, named_gradients, normal, perceptron, tensor};
 use w2a_posttrain::{FastDecision, ResidualBatch, ResidualConfig, ResidualNet};
 
 /// Latent frames and chunks of a step: 16 trajectories of 24.
@@ -16,9 +16,9 @@ const FRAMES: usize = 384;
 /// Width of the shared space.
 const DIM: usize = 32;
 
-/// The cases by the names that `bench/torch/stage1.py` uses too.
-pub const CASES: [&str; 7] =
-    ["video_60x104", "video_8x8", "action", "residual_64", "action_vae", "infer_64", "infer_256"];
+/// The cases by the names that `bench/torch/stage1.py` uses too (it has no `peak`).
+pub const CASES: [&str; 8] =
+    ["peak", "video_60x104", "video_8x8", "action", "residual_64", "action_vae", "infer_64", "infer_256"];
 
 /// One call is one step.
 pub type Step = Box<dyn FnMut() -> Result<(), NnError>>;
@@ -27,6 +27,16 @@ pub type Step = Box<dyn FnMut() -> Result<(), NnError>>;
 pub fn case(name: &str) -> Option<Step> {
     let device = Device::flex().autodiff();
     Some(match name {
+        // A linear layer of 2 x 12288 x 768^2 = 14.5 G operations: what the processor can do.
+        "peak" => {
+            let device = Device::flex();
+            let x = random("x", [12288, 768], &device);
+            let layer = [(random("weight", [768, 768], &device), random("bias", [768], &device))];
+            Box::new(move || {
+                std::hint::black_box(perceptron(x.clone(), &layer, Activation::Identity));
+                Ok(())
+            })
+        }
         "video_60x104" => video([16, 60, 104], &device),
         "video_8x8" => video([16, 8, 8], &device),
         "action" => {
