@@ -9,7 +9,7 @@ use burn::tensor::activation::gelu;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{GroupNorm, Init, Linear, NnError};
+use w2a_nn::{Activation, GroupNorm, Init, Linear, NnError, Stage, perceptron, stack};
 
 use crate::taps::{Conv1d, ConvTranspose1d, Order};
 
@@ -33,11 +33,20 @@ impl FrameConv {
         Self { weight: init.fan_in([output, input, 3, 3, 3], fan_in), bias: init.fan_in([output], fan_in) }
     }
 
+    /// The middle slice of the kernel, `[out, in, 3, 3]`.
+    fn centre(&self) -> Tensor<4> {
+        let [output, input, ..] = self.weight.val().dims();
+        self.weight.val().slice([0..output, 0..input, 1..2, 0..3, 0..3]).reshape([output, input, 3, 3])
+    }
+
     /// `[n, in, h, w]` → `[n, out, ceil(h/2), ceil(w/2)]`.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [output, input, ..] = self.weight.val().dims();
-        let centre = self.weight.val().slice([0..output, 0..input, 1..2, 0..3, 0..3]).reshape([output, input, 3, 3]);
-        conv2d(x, centre, Some(self.bias.val()), ConvOptions::new([2; 2], [1; 2], [1, 1], 1))
+        conv2d(x, self.centre(), Some(self.bias.val()), ConvOptions::new([2; 2], [1; 2], [1, 1], 1))
+    }
+
+    /// The same with what follows it, for [`stack`].
+    fn stage(&self, norm: &GroupNorm) -> Stage {
+        Stage::new(self.centre(), self.bias.val(), [2; 2], [1; 2]).norm(norm).activation(Activation::Gelu)
     }
 }
 
@@ -101,9 +110,12 @@ impl ActionVae {
     /// Mean and logarithm of the variance of each normalised chunk: `[n, M·A]` (step by step) → `[n, D]` twice.
     pub fn encode(&self, chunks: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let n = chunks.dims()[0];
-        let x = gelu(self.encoder.0.forward(chunks, self.steps, Order::StepsFirst));
-        let x = gelu(self.encoder.2.forward(x, self.steps, Order::ChannelsFirst));
-        let both = self.encoder.5.forward(x);
+        let layers = [
+            self.encoder.0.linear(self.steps, Order::StepsFirst),
+            self.encoder.2.linear(self.steps, Order::ChannelsFirst),
+            self.encoder.5.parameters(),
+        ];
+        let both = perceptron(chunks, &layers, Activation::Gelu);
         (both.clone().slice([0..n, 0..self.dim]), both.slice([0..n, self.dim..2 * self.dim]))
     }
 
@@ -114,16 +126,22 @@ impl ActionVae {
 
     /// `D_a`: `[n, D]` → normalised chunks `[n, M·A]`.
     pub fn decode(&self, z: Tensor<2>) -> Tensor<2> {
-        let x = gelu(self.decoder.0.forward(self.decoder_input.forward(z), self.steps / 2, Order::ChannelsFirst));
-        self.decoder.2.forward(x, self.steps, Order::StepsFirst)
+        let layers = [
+            self.decoder.0.linear(self.steps / 2, Order::ChannelsFirst),
+            self.decoder.2.linear(self.steps, Order::StepsFirst),
+        ];
+        perceptron(self.decoder_input.forward(z), &layers, Activation::Gelu)
     }
 
     /// `B_v`: normalised latents `[n, C, H, W]` → `[n, D]`.
     pub fn video(&self, latents: Tensor<4>) -> Tensor<2> {
-        self.video_layers(latents, |_, _| {})
+        let bridger = &self.video_bridger;
+        let pooled = stack(latents, &[bridger.0.stage(&bridger.1), bridger.3.stage(&bridger.4)], true);
+        let [n, channels, ..] = pooled.dims();
+        bridger.8.forward(pooled.reshape([n, channels]))
     }
 
-    /// As [`ActionVae::video`]; `seen` gets the output of each of the first seven layers under its number.
+    /// As [`ActionVae::video`], layer by layer; `seen` gets the output of each of the first seven under its number.
     pub(crate) fn video_layers(&self, latents: Tensor<4>, mut seen: impl FnMut(usize, &Tensor<4>)) -> Tensor<2> {
         let bridger = &self.video_bridger;
         let mut x = latents;

@@ -22,4 +22,4 @@ pub use losses::{
 };
 pub use mlp::MlpAdapters;
 pub use train::{AlignConfig, AlignedEpisode, train_adapters};
-pub use vae::{Padding, VaeConfig};
+pub use vae::{Coded, Padding, VaeBatch, VaeConfig, VaeTerms, vae_loss};

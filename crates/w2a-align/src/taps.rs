@@ -1,4 +1,4 @@
-//! One-dimensional convolutions over very short sequences, as one matrix product.
+//! One-dimensional convolutions over very short sequences, as layers of a perceptron.
 //!
 //! A chunk has a handful of steps, so almost every weight of the equivalent matrix is used, and one large product is far
 //! cheaper than a convolution over four positions. The parameters keep PyTorch's names and shapes; the matrix is made
@@ -37,18 +37,19 @@ impl Conv1d {
         Self { weight: init.fan_in([output, input, TAPS], fan_in), bias: init.fan_in([output], fan_in), stride }
     }
 
-    /// `[n, in · steps]` in `order` → `[n, out · steps']`, channels first, with `steps' = ceil(steps / stride)`.
-    pub fn forward(&self, x: Tensor<2>, steps: usize, order: Order) -> Tensor<2> {
+    /// As a linear layer, weights and bias: `[n, in · steps]` in `order` → `[n, out · steps']`, channels first, with
+    /// `steps' = ceil(steps / stride)`.
+    pub fn linear(&self, steps: usize, order: Order) -> (Tensor<2>, Tensor<1>) {
         let [output, input, _] = self.weight.val().dims();
         let out_steps = steps.div_ceil(self.stride);
         // The input at step i meets tap k in the output at step j where i = stride j + k - padding.
         let placed = place(self.weight.val(), steps, out_steps, |i, j, k| i + PADDING == self.stride * j + k);
-        let rows = match order {
-            Order::ChannelsFirst => placed.permute([1, 2, 0, 3]),
-            Order::StepsFirst => placed.permute([2, 1, 0, 3]),
+        let weight = match order {
+            Order::ChannelsFirst => placed.permute([0, 3, 1, 2]),
+            Order::StepsFirst => placed.permute([0, 3, 2, 1]),
         };
-        let bias = self.bias.val().reshape([output, 1]).expand([output, out_steps]).reshape([1, output * out_steps]);
-        x.matmul(rows.reshape([input * steps, output * out_steps])) + bias
+        let bias = self.bias.val().reshape([output, 1]).expand([output, out_steps]).reshape([output * out_steps]);
+        (weight.reshape([output * out_steps, input * steps]), bias)
     }
 }
 
@@ -69,19 +70,19 @@ impl ConvTranspose1d {
         Self { weight: init.fan_in([input, output, TAPS], fan_in), bias: init.fan_in([output], fan_in), stride }
     }
 
-    /// `[n, in · steps]`, channels first → `[n, out · stride · steps]` in `order`.
-    pub fn forward(&self, x: Tensor<2>, steps: usize, order: Order) -> Tensor<2> {
+    /// As a linear layer, weights and bias: `[n, in · steps]`, channels first → `[n, out · stride · steps]` in `order`.
+    pub fn linear(&self, steps: usize, order: Order) -> (Tensor<2>, Tensor<1>) {
         let [input, output, _] = self.weight.val().dims();
         let out_steps = steps * self.stride;
         let placed = place(self.weight.val(), steps, out_steps, |j, i, k| i + PADDING == self.stride * j + k);
         let bias = self.bias.val();
-        let (columns, bias) = match order {
+        let (weight, bias) = match order {
             Order::ChannelsFirst => {
-                (placed.permute([0, 2, 1, 3]), bias.reshape([output, 1]).expand([output, out_steps]))
+                (placed.permute([1, 3, 0, 2]), bias.reshape([output, 1]).expand([output, out_steps]))
             }
-            Order::StepsFirst => (placed.permute([0, 2, 3, 1]), bias.reshape([1, output]).expand([out_steps, output])),
+            Order::StepsFirst => (placed.permute([3, 1, 0, 2]), bias.reshape([1, output]).expand([out_steps, output])),
         };
-        x.matmul(columns.reshape([input * steps, output * out_steps])) + bias.reshape([1, output * out_steps])
+        (weight.reshape([output * out_steps, input * steps]), bias.reshape([output * out_steps]))
     }
 }
 
@@ -108,7 +109,7 @@ mod tests {
     use burn::tensor::module::{conv_transpose1d, conv1d};
     use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
     use burn::tensor::{Device, Tensor};
-    use w2a_nn::{Init, normal, tensor, values};
+    use w2a_nn::{Activation, Init, normal, perceptron, tensor, values};
 
     fn assert_close(got: Tensor<2>, want: Tensor<2>) {
         assert_eq!(got.dims(), want.dims());
@@ -123,20 +124,21 @@ mod tests {
         let x: Tensor<3> = tensor(normal(&mut rng, 5 * 7 * 6), [5, 7, 6], &device);
         let steps_first = x.clone().swap_dims(1, 2).reshape([5, 42]);
         let channels_first = x.clone().reshape([5, 42]);
+        let run = |x: &Tensor<2>, layer| perceptron(x.clone(), &[layer], Activation::Identity);
         for stride in [1, 2] {
             let conv = Conv1d::new(7, 3, stride, &mut Init { rng: &mut rng, device: &device });
             let options = ConvOptions::new([stride], [1], [1], 1);
             let want = conv1d(x.clone(), conv.weight.val(), Some(conv.bias.val()), options);
             let want = want.reshape([5, 3 * 6 / stride]);
-            assert_close(conv.forward(steps_first.clone(), 6, Order::StepsFirst), want.clone());
-            assert_close(conv.forward(channels_first.clone(), 6, Order::ChannelsFirst), want);
+            assert_close(run(&steps_first, conv.linear(6, Order::StepsFirst)), want.clone());
+            assert_close(run(&channels_first, conv.linear(6, Order::ChannelsFirst)), want);
 
             let conv = ConvTranspose1d::new(7, 3, stride, &mut Init { rng: &mut rng, device: &device });
             let options = ConvTransposeOptions::new([stride], [1], [stride - 1], [1], 1);
             let want = conv_transpose1d(x.clone(), conv.weight.val(), Some(conv.bias.val()), options);
             let flat = |x: Tensor<3>| x.reshape([5, 3 * 6 * stride]);
-            assert_close(conv.forward(channels_first.clone(), 6, Order::ChannelsFirst), flat(want.clone()));
-            assert_close(conv.forward(channels_first.clone(), 6, Order::StepsFirst), flat(want.swap_dims(1, 2)));
+            assert_close(run(&channels_first, conv.linear(6, Order::ChannelsFirst)), flat(want.clone()));
+            assert_close(run(&channels_first, conv.linear(6, Order::StepsFirst)), flat(want.swap_dims(1, 2)));
         }
     }
 }

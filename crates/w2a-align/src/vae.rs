@@ -66,7 +66,8 @@ impl Default for VaeConfig {
 }
 
 /// Inputs of the loss for `B` windows of `W` chunks, of which the first `P` have latents, with `N` negatives each.
-pub(crate) struct VaeBatch {
+#[derive(Clone, Debug)]
+pub struct VaeBatch {
     /// `B_v` of the latents, `[B·P, D]`.
     pub z_video: Tensor<2>,
     /// `[B·W, M·A]`.
@@ -82,7 +83,8 @@ pub(crate) struct VaeBatch {
 }
 
 /// Chunks through the VAE.
-pub(crate) struct Coded {
+#[derive(Clone, Debug)]
+pub struct Coded {
     /// `[n, D]`.
     pub mean: Tensor<2>,
     /// `[n, D]`.
@@ -96,20 +98,27 @@ pub(crate) struct Coded {
 }
 
 /// What the loss is made of.
-pub(crate) struct VaeTerms {
+#[derive(Clone, Debug)]
+pub struct VaeTerms {
+    /// The chunks that belong to the latents.
     pub positives: Coded,
+    /// The chunks of other demonstrations.
     pub negatives: Coded,
     /// Of each latent with its own chunk and the same chunk of its negatives, `[B, P, 1 + N]`.
     pub cosines: Tensor<3>,
+    /// One-directional InfoNCE per chunk.
     pub contrast: Tensor<1>,
+    /// Divergence of the positives' codes from the standard normal.
     pub kl: Tensor<1>,
     /// `positives.error + negatives.error`.
     pub reconstruction: Tensor<1>,
+    /// The weighted sum.
     pub total: Tensor<1>,
 }
 
-/// The loss of the released training step.
-pub(crate) fn vae_loss(net: &ActionVae, weights: &VaeConfig, batch: VaeBatch) -> VaeTerms {
+/// The loss of the released training step: reconstruction of positives and negatives, per-chunk InfoNCE on the means, and the
+/// divergence of the positives' codes.
+pub fn vae_loss(net: &ActionVae, weights: &VaeConfig, batch: VaeBatch) -> VaeTerms {
     let VaeBatch { z_video, actions, negatives, noise, negative_noise, windows } = batch;
     let dim = net.dim();
     let (paired, chunks) = (z_video.dims()[0] / windows, actions.dims()[0] / windows);

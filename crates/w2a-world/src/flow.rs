@@ -377,7 +377,8 @@ mod tests {
         let mean_at_end = |word: &str| {
             let mut rng = w2a_data::stream(9, "sample");
             let device = Device::flex().autodiff();
-            let out = flow.sample(first.clone(), &[frame.clone()], &[word], SHAPE, &mut rng, &device).unwrap();
+            let out =
+                flow.sample(first.clone(), std::slice::from_ref(&frame), &[word], SHAPE, &mut rng, &device).unwrap();
             out[2 * SHAPE.len()..].iter().sum::<f32>() / SHAPE.len() as f32
         };
         let base = first.iter().sum::<f32>() / SHAPE.len() as f32;

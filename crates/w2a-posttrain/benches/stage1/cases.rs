@@ -1,12 +1,8 @@
 //! Whole training steps (forward, backward, AdamW), and one decision, at the sizes that are compared with PyTorch.
 
-#[path = "vae.rs"]
-mod vae;
-
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use vae::ActionVae;
-use w2a_align::{AdapterConfig, MlpAdapters, Pooling};
+use w2a_align::{ActionVae, AdapterConfig, MlpAdapters, Pooling, VaeBatch, VaeConfig, vae_loss};
 use w2a_nn::{Activation, AdamW, AdamWConfig, Init, NnError, named_gradients, normal, perceptron, tensor};
 use w2a_posttrain::{FastDecision, ResidualBatch, ResidualConfig, ResidualNet};
 
@@ -50,9 +46,23 @@ pub fn case(name: &str) -> Option<Step> {
             training(net, 0.0, move |net| (net.forward(&batch) - target.clone()).square().mean())
         }
         "action_vae" => {
-            let net = ActionVae::new(&mut Init { rng: &mut w2a_data::stream(0, "net"), device: &device });
-            let (latents, chunks, noise) = vae::inputs(&device);
-            training(net, 1.0, move |net| net.loss(latents.clone(), &chunks, &noise))
+            // One window of 32 chunks of which 24 have latents, and 16 negatives.
+            let mut rng = w2a_data::stream(0, "net");
+            let net = ActionVae::new(DIM, 16, [4, 7], &mut Init { rng: &mut rng, device: &device });
+            let latents = random("latents", [24, 16, 60, 104], &device);
+            let (actions, negatives) = (random("actions", [32, 28], &device), random("negatives", [512, 28], &device));
+            let (noise, negative_noise) = (random("noise", [32, DIM], &device), random("others", [512, DIM], &device));
+            training(net.expect("four steps are even"), 1.0, move |net| {
+                let batch = VaeBatch {
+                    z_video: net.video(latents.clone()),
+                    actions: actions.clone(),
+                    negatives: negatives.clone(),
+                    noise: noise.clone(),
+                    negative_noise: negative_noise.clone(),
+                    windows: 1,
+                };
+                vae_loss(net, &VaeConfig::default(), batch).total
+            })
         }
         "infer_64" => inference(64),
         "infer_256" => inference(256),
