@@ -18,6 +18,9 @@ pub(crate) const LANE_BLOCK: usize = 16;
 /// Values that buffers need behind their last one: tiles read whole registers' worth of rows.
 pub(crate) const SLACK: usize = 16;
 
+/// Values of packed panels (384 KiB) that are used for all rows before the next ones: most of a second-level cache.
+const CACHED: usize = 96 << 10;
+
 /// `n` rounded up to whole vectors.
 pub(crate) fn padded(n: usize) -> usize {
     n.next_multiple_of(LANE_BLOCK)
@@ -138,31 +141,37 @@ impl WithSimd for GatherProduct<'_> {
 impl GatherProduct<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const MR: usize>(mut self, simd: S) {
-        let mut rows = self.rows;
-        while rows.len() >= MR {
-            let (now, later) = rows.split_at(MR);
-            self.line::<S, MR>(simd, now);
-            rows = later;
-        }
-        // What remains, with little waste.
-        while !rows.is_empty() {
-            let (now, later) = rows.split_at(rows.len().min(4));
-            self.line::<S, 4>(simd, now);
-            rows = later;
+        // As many panels at a time as stay in the second-level cache while all rows pass.
+        let panel = self.right.depth * self.right.width;
+        let step = (CACHED / panel.max(1)).max(1) * self.right.width;
+        for start in (0..self.right.columns).step_by(step) {
+            let columns = start..self.right.columns.min(start + step);
+            let mut rows = self.rows;
+            while rows.len() >= MR {
+                let (now, later) = rows.split_at(MR);
+                self.line::<S, MR>(simd, now, columns.clone());
+                rows = later;
+            }
+            // What remains, with little waste.
+            while !rows.is_empty() {
+                let (now, later) = rows.split_at(rows.len().min(4));
+                self.line::<S, 4>(simd, now, columns.clone());
+                rows = later;
+            }
         }
     }
 
-    /// All columns of at most `MR` rows.
+    /// Some columns of at most `MR` rows.
     #[inline(always)]
-    fn line<S: Simd, const MR: usize>(&mut self, simd: S, rows: &[Row]) {
+    fn line<S: Simd, const MR: usize>(&mut self, simd: S, rows: &[Row], columns: Range<usize>) {
         let mut from = [0; MR];
         for (index, from) in from.iter_mut().enumerate() {
             // A short tile repeats its last row, and stores it once.
             *from = rows[index.min(rows.len() - 1)].from as usize;
         }
-        let mut column = 0;
-        while column < self.right.columns {
-            if self.right.columns - column >= 2 * S::F32_LANES {
+        let mut column = columns.start;
+        while column < columns.end {
+            if columns.end - column >= 2 * S::F32_LANES {
                 self.tile::<S, MR, 2>(simd, &from, rows, column);
                 column += 2 * S::F32_LANES;
             } else {
