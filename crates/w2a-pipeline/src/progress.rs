@@ -19,23 +19,23 @@ pub(crate) const DEMONSTRATIONS: &str = "align/demonstrations";
 /// Seconds on two cores, measured once. Only their ratios matter: the speed of a machine is measured on the way.
 mod seconds {
     /// Recording an episode of the expert and writing it.
-    pub const RECORDED: f64 = 0.025;
+    pub const RECORDED: f64 = 0.02;
     /// One update of the autoencoder, per chunk of the batch.
-    pub const AUTOENCODER: f64 = 0.004;
+    pub const AUTOENCODER: f64 = 0.003;
     /// Encoding a video.
-    pub const VIDEO: f64 = 0.02;
+    pub const VIDEO: f64 = 0.0105;
     /// One update of the latent video model, per video: a constant, and per multiplication of a forward pass.
-    pub const FLOW: (f64, f64) = (0.003, 1e-10);
+    pub const FLOW: (f64, f64) = (0.0018, 1e-10);
     /// One update of a policy or an inverse dynamics model, per sample.
-    pub const POLICY: f64 = 0.0014;
+    pub const POLICY: f64 = 0.001;
     /// Decoding an imagined video and reading the actions off it.
-    pub const LABELLED: f64 = 0.17;
+    pub const LABELLED: f64 = 0.1;
     /// One update of the adapters, per trajectory.
-    pub const ADAPTERS: f64 = 0.004;
+    pub const ADAPTERS: f64 = 0.0016;
     /// One update of a residual, per trajectory.
-    pub const RESIDUAL: f64 = 0.015;
+    pub const RESIDUAL: f64 = 0.0008;
     /// Executing an episode, and encoding it if it is recorded.
-    pub const EPISODE: f64 = 0.06;
+    pub const EPISODE: f64 = 0.035;
     /// The report.
     pub const REPORT: f64 = 3.0;
 }
