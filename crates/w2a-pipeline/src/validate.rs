@@ -78,6 +78,8 @@ impl Config {
             rules.check("world.model.flow.chunks", fits, &expected, flow.chunks);
         }
         rules.at_least("world.model.flow.sampling_steps", flow.sampling_steps, 1);
+        rules.positive("world.model.flow.shift", flow.shift);
+        rules.vision("world.model.flow.vision", &flow.vision);
         let noise = flow.min_noise;
         rules.check("world.model.flow.min_noise", noise > 0.0 && noise <= 1.0, "above 0, at most 1", noise);
 
@@ -278,6 +280,8 @@ mod tests {
             ("world.model.flow.first_patch", |config| config.world.model.flow.first_patch = [0, 4]),
             ("world.model.flow.chunks", |config| config.world.model.flow.chunks = 15),
             ("world.model.flow.chunks", |config| config.world.model.flow.chunks = usize::MAX),
+            ("world.model.flow.shift", |config| config.world.model.flow.shift = 0.0),
+            ("world.model.flow.vision.patch", |config| config.world.model.flow.vision.patch = 5),
             ("world.model.flow.min_noise", |config| config.world.model.flow.min_noise = 0.0),
             ("policy.model.vision.patch", |config| config.policy.model.vision.patch = 5),
             ("policy.model.horizon", |config| config.policy.model.horizon = 1),
