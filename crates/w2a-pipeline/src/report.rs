@@ -205,7 +205,7 @@ fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
         return Ok(report);
     }
     let chunks = context.config.world.model.flow.chunks;
-    let first = world::first_frames(context, &scenes)?;
+    let first = world::first_frames(context.config.threads, &scenes)?;
     let words: Vec<&str> = scenes.iter().map(|scene| scene.task_info().instruction).collect();
     let mut rng = w2a_data::stream(context.config.seed, "imagine/report");
     let imagined = model(shared.world.decode(&model(shared.world.imagine(&first, &words, chunks, &mut rng))?))?;
@@ -240,7 +240,7 @@ fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
     Ok(report.clips(&clips, "The same scenes, moving.")?)
 }
 
-fn pictures(video: &GridVideo) -> Result<Vec<Picture>, PipelineError> {
+pub(crate) fn pictures(video: &GridVideo) -> Result<Vec<Picture>, PipelineError> {
     let frames = (0..video.frames()).map(|frame| Picture::from_rgb(video.height, video.width, video.frame(frame)));
     Ok(frames.collect::<Result<_, _>>()?)
 }

@@ -1,10 +1,13 @@
 //! The world model: autoencoder, latents of the videos, latent video model, imagination of the post-training scenes.
 
+use std::path::Path;
+
+use burn::tensor::Device;
 use w2a_data::Dataset;
 use w2a_nn::{Checkpoint, Init};
 use w2a_sim::{Environment, Range, Scene, Split, Tabletop};
 use w2a_world::{
-    FlowSample, GridVideo, LatentStatistics, Latents, MiniWorld, VideoAutoencoder, WorldModel, encode_videos,
+    FlowSample, GridVideo, LatentStatistics, Latents, Layout, MiniWorld, VideoAutoencoder, WorldModel, encode_videos,
     grid_video, load_frames, load_latents, save_frames, save_latents, save_statistics, train_autoencoder, train_flow,
 };
 
@@ -53,8 +56,12 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
 
 /// Loads the trained world model.
 pub(crate) fn load(context: &Context) -> Result<MiniWorld, PipelineError> {
-    let (autoencoder, flow) = (context.path(AUTOENCODER), context.path(FLOW));
-    model(MiniWorld::load(&context.config.world.model, GRID, &autoencoder, &flow, &context.device))
+    open(&context.config, &context.out, &context.device)
+}
+
+/// Loads the world model that was trained with `config` in the folder `run`.
+pub(crate) fn open(config: &Config, run: &Path, device: &Device) -> Result<MiniWorld, PipelineError> {
+    model(MiniWorld::load(&config.world.model, GRID, &run.join(AUTOENCODER), &run.join(FLOW), device))
 }
 
 /// Post-training scenes, all tasks.
@@ -151,7 +158,7 @@ fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
         context.progress.part(part);
         let mut out = Vec::with_capacity(scenes.len());
         for (part_index, part) in scenes.chunks(32).enumerate() {
-            let first = first_frames(context, part)?;
+            let first = first_frames(context.config.threads, part)?;
             let words: Vec<&str> = part.iter().map(|scene| scene.task_info().instruction).collect();
             let mut rng = w2a_data::stream(context.config.seed, &format!("imagine/{which}/{part_index}"));
             out.extend(model(world.imagine(&first, &words, chunks, &mut rng))?);
@@ -172,8 +179,8 @@ fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
 }
 
 /// The first grid image of each scene.
-pub(crate) fn first_frames(context: &Context, scenes: &[Scene]) -> Result<Vec<GridVideo>, PipelineError> {
-    let mut environment = Tabletop::new(context.config.threads);
+pub(crate) fn first_frames(threads: usize, scenes: &[Scene]) -> Result<Vec<GridVideo>, PipelineError> {
+    let mut environment = Tabletop::new(threads);
     let observations = environment.reset(scenes)?;
-    observations.iter().map(|observation| model(GridVideo::side_by_side(&observation.cameras))).collect()
+    observations.iter().map(|observation| model(Layout::SideBySide.compose(&observation.cameras))).collect()
 }
