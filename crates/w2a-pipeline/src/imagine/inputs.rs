@@ -77,7 +77,12 @@ fn walk(folder: &Path, name: &str, found: &mut Vec<Found>) -> Result<(), Imagine
     folders.sort();
     for child in folders {
         let name = if name.is_empty() { child.clone() } else { format!("{name}/{child}") };
-        walk(&folder.join(child), &name, found)?;
+        match walk(&folder.join(child), &name, found) {
+            Err(ImagineError::Folder { path, expected, got }) => {
+                found.push((name, Err(ImagineError::Episode { path, expected, got })));
+            }
+            done => done?,
+        }
     }
     Ok(())
 }
@@ -159,9 +164,10 @@ impl Episode {
 
 fn read(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, ImagineError> {
     let fail = |got: String| ImagineError::episode(path, format!("{what} of at most {most} bytes"), got);
-    let len = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?.len();
-    if len > most {
-        return Err(fail(format!("{len} bytes")));
+    let found = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    // Of a pipe one would wait for an end that never comes.
+    if !found.is_file() || found.len() > most {
+        return Err(fail(if found.is_file() { format!("{} bytes", found.len()) } else { "no file".into() }));
     }
     std::fs::read(path).map_err(|error| fail(error.to_string()))
 }
