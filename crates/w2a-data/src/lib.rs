@@ -10,6 +10,7 @@ mod episode;
 mod normaliser;
 mod rng;
 mod statistics;
+pub mod video;
 
 pub use atomic::write_atomic;
 pub use chunks::{ActionChunks, ChunkError, Remainder};
