@@ -102,9 +102,7 @@ pub struct FrameStream {
 impl FrameStream {
     pub(crate) fn start(index: &Arc<Mp4Index>, frames: Range<usize>, threads: usize) -> Result<Self, VideoError> {
         let remaining = frames.len();
-        let wanted: Vec<_> = frames.map(|frame| (index.clone(), frame)).collect();
-        // A range is one way through the file, so that it is one clip.
-        let clip = Clip::plan(&wanted)?.pop();
+        let clip = Clip::of_range(index, frames)?;
         let decoder = clip.map(|clip| Decoder::start(clip, threads)).transpose()?;
         Ok(Self { decoder, frame_len: index.frame_len(), remaining })
     }
