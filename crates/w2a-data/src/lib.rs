@@ -15,7 +15,8 @@ pub mod video;
 pub use atomic::write_atomic;
 pub use chunks::{ActionChunks, ChunkError, Remainder};
 pub use dataset::{
-    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, Version,
+    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, FeatureSpec, Modality,
+    ModalityName, ModalitySlice, Step, StepReader, Version,
 };
 pub use episode::{Camera, Episode, EpisodeError, Observation};
 pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};

@@ -83,20 +83,20 @@ impl Clip {
         Ok(clips)
     }
 
-    /// The clip of all frames of `range`, which are shown in order; `None` of none.
+    /// The clip of ascending `frames`, decoded in one go from the first to the last; `None` of none.
     ///
     /// # Errors
     /// As [`Clip::plan`].
-    pub fn of_range(index: &Arc<Mp4Index>, range: std::ops::Range<usize>) -> Result<Option<Self>, VideoError> {
+    pub fn of_ascending(index: &Arc<Mp4Index>, frames: &[usize]) -> Result<Option<Self>, VideoError> {
         let (mut start, mut end) = (usize::MAX, 0);
-        for frame in range.clone() {
+        for &frame in frames {
             (start, end) = (start.min(index.start_for(frame)?), end.max(index.sample_of(frame)?));
         }
-        if range.is_empty() {
+        if frames.is_empty() {
             return Ok(None);
         }
         let mut clip = Self { sources: vec![index.clone()], parts: vec![], wanted: vec![], can_grow: false };
-        clip.append(index, start..end + 1, &range.collect());
+        clip.append(index, start..end + 1, &frames.iter().copied().collect());
         Ok(Some(clip))
     }
 
