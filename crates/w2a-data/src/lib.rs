@@ -10,12 +10,13 @@ mod episode;
 mod normaliser;
 mod rng;
 mod statistics;
+pub mod video;
 
 pub use atomic::write_atomic;
 pub use chunks::{ActionChunks, ChunkError, Remainder};
 pub use dataset::{
-    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, PngError, Version,
-    decode_png, encode_png,
+    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, FeatureSpec, Modality,
+    ModalityName, ModalitySlice, PngError, Step, StepReader, Version, decode_png, encode_png,
 };
 pub use episode::{Camera, Episode, EpisodeError, Observation};
 pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};
