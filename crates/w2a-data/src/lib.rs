@@ -14,7 +14,7 @@ mod statistics;
 pub use atomic::write_atomic;
 pub use chunks::{ActionChunks, ChunkError, Remainder};
 pub use dataset::{
-    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, Version,
+    CameraSpec, Checksum, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, Version,
 };
 pub use episode::{Camera, Episode, EpisodeError, Observation};
 pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};

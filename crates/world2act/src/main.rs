@@ -7,6 +7,7 @@ mod documents;
 mod failure;
 mod resolve;
 mod settings;
+mod skills;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -34,6 +35,7 @@ fn run() -> Result<(), Failure> {
         }
         Action::ListWeights(file) => print(&w2a_pipeline::list_weights(&file)?),
         Action::ConvertWeights { input, output } => print(&w2a_pipeline::convert_weights(&input, &output)?),
+        Action::Skills(asked) => print(&skills::run(&asked)?),
         Action::Config(layers) => print(&resolve::printed_config(&layers)?),
         Action::Run(asked) => {
             let (request, notes) = resolve::request(&asked)?;
