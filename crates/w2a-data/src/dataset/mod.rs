@@ -23,6 +23,7 @@ mod video_files;
 mod videos;
 mod writer;
 
+pub use checksum::Checksum;
 pub use error::DatasetError;
 pub use image::{PngError, decode_png, encode_png};
 pub use info::{CameraSpec, DatasetSpec, Version};
