@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use w2a_posttrain::{Record, Rollout};
-use w2a_report::{EpisodeResult, EvalInfo};
-use w2a_sim::{Range, Scene};
+use w2a_report::{ControlSteps, EpisodeResult, EvalInfo};
+use w2a_sim::{Range, Scene, tasks};
 
 use crate::arms::Arm;
 use crate::context::{Context, load_json, save_json};
@@ -33,10 +33,18 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     }
     let seconds = start.elapsed().as_secs_f64();
     let base = Arm::Base.name();
-    EvalInfo::build(&all, HEADLINE, base, seconds, &BTreeMap::new())?.save(context.path("eval_info.json"))?;
-    EvalInfo::build(&without_shift, HEADLINE, base, seconds, &BTreeMap::new())?
-        .save(context.path("eval_info_narrow.json"))?;
+    for (results, file) in [(&all, "eval_info.json"), (&without_shift, "eval_info_narrow.json")] {
+        let steps = control_steps(&context.config)?;
+        EvalInfo::build(results, HEADLINE, base, seconds, &BTreeMap::new(), steps)?.save(context.path(file))?;
+    }
     Ok(())
+}
+
+/// How long the demonstrations of the run's tasks and its imagination are.
+fn control_steps(config: &Config) -> Result<ControlSteps, PipelineError> {
+    let demonstrations = config.tasks()?.into_iter().map(|(suite, task)| tasks(suite)[task].demo_steps);
+    let imagined = config.world.model.autoencoder.frames * config.world.model.flow.chunks;
+    Ok(ControlSteps { demonstration: demonstrations.max().unwrap_or(0) as u32, imagination: imagined as u32 })
 }
 
 /// What is evaluated, in order: every arm and seed on scenes of the full range, and on the narrow one the arms that show

@@ -6,7 +6,7 @@ use w2a_posttrain::{GainChoice, Record, Rollout};
 use w2a_report::svg::{BarChart, LinePlot, ScatterPlot};
 use w2a_report::{
     Clip, EvalInfo, Picture, Report, Scenes, StripRow, curve, human_duration, method_label, outcome_sentence,
-    read_metrics, side_by_side, spaced, stats, success_chart, success_table, task_table,
+    read_metrics, side_by_side, spaced, stats, success_chart, success_table, task_table, time_chart,
 };
 use w2a_sim::{Range, Scene};
 use w2a_world::{GridVideo, WorldModel};
@@ -43,7 +43,14 @@ pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
         .table(
             &success_table(&info, BASE),
             "Small numbers are 95 % Wilson intervals that count repeated scenes and seeds once. Won / lost: episodes \
-             solved that the base policy failed, and the other way round. p: exact McNemar test by scene.",
+             solved that the base policy failed, and the other way round. p: exact McNemar test by scene. The third column \
+             counts what was solved while there was imagination, out of the same episodes.",
+        )
+        .heading("Over time")
+        .plot(
+            &time_chart(&info, BASE).render(),
+            "Share of all held-out scenes solved within so many control steps, over all seeds. Past the marked length of the \
+             imagination there is nothing a policy could have been pulled towards. Dashed: controls and bounds.",
         )
         .heading("By task")
         .table(&task_table(&info, &[BASE, "dreamgen", HEADLINE, "base_wide_labels"]), "")
