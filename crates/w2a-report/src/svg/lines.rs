@@ -147,11 +147,11 @@ fn draw_mark(area: &mut Html, axis: &Axis, value: f64, label: &str) {
     let Some(position) = axis.at(value) else { return };
     let at = pc(position);
     area.push(format_args!("<line class=\"mark\" x1=\"{at}\" x2=\"{at}\" y1=\"0\" y2=\"100%\"/>"));
-    // Near the right end there is no room behind the line.
-    let (class, dx) = if position > 0.75 { ("end", -6) } else { ("start", 6) };
+    // At the top before the line: what is drawn over time mostly rises, so that corner is empty if there is room.
+    let (class, dx) = if position > 0.35 { ("end", -6) } else { ("start", 6) };
     let label = escape(label);
     area.push(format_args!(
-        "<text class=\"point-label {class}\" x=\"{at}\" dx=\"{dx}\" y=\"100%\" dy=\"-6\">{label}</text>"
+        "<text class=\"point-label {class}\" x=\"{at}\" dx=\"{dx}\" y=\"0\" dy=\"14\">{label}</text>"
     ));
 }
 
