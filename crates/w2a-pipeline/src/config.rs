@@ -158,6 +158,8 @@ pub struct PolicySection {
     pub train: TrainConfig,
     /// Fine-tuning of the `base_extra` and `dreamgen` arms.
     pub fine_tune: TrainConfig,
+    /// How many times slower than its demonstrations every policy acts, as to measure what alignment in time is worth.
+    pub slowdown: f32,
 }
 
 /// Stage 1.
@@ -280,6 +282,7 @@ impl Config {
                 model: policy,
                 train: TrainConfig { ema: 0.998, ..train(pick(40, 1200, 1600), 64, 2e-3) },
                 fine_tune: TrainConfig { ema: 0.99, ..train(pick(20, 300, 400), 64, 3e-4) },
+                slowdown: 1.0,
             },
             align: AlignConfig { train: train(pick(40, 800, 800), 16, 1e-3), ..AlignConfig::default() },
             posttrain: PosttrainSection {

@@ -66,7 +66,7 @@ impl Shared {
         let mut out = Vec::with_capacity(scenes.len());
         let mut controller: Box<dyn Controller + '_> = if trained.is_some() || arm == Arm::BaseDecoded {
             Box::new(ResidualControl {
-                policy: &mut policy,
+                policy: policy.as_mut(),
                 adapters: &self.adapters,
                 residual: trained.as_ref(),
                 action: &self.set.action,
@@ -77,7 +77,7 @@ impl Shared {
                 device: context.device.clone(),
             })
         } else {
-            Box::new(PolicyControl { policy: &mut policy, chunk_len })
+            Box::new(PolicyControl { policy: policy.as_mut(), chunk_len })
         };
         for part in scenes.chunks(context.config.eval.batch) {
             out.extend(model(rollout(&mut environment, controller.as_mut(), part, decisions, record))?);
@@ -157,7 +157,8 @@ fn permuted(context: &Context, scenes: &[Scene]) -> Vec<usize> {
 
 fn upstream(context: &Context) -> serde_json::Value {
     let config = &context.config;
-    depends(&(&config.data, &config.world, &config.policy.model, &config.policy.train, &config.align))
+    let policy = &config.policy;
+    depends(&(&config.data, &config.world, &policy.model, &policy.train, policy.slowdown, &config.align))
 }
 
 fn idm(context: &mut Context, shared: &Shared) -> Result<Idm, PipelineError> {
@@ -277,7 +278,7 @@ fn residual(
         let mut policy = frozen(context, base, &shared.set);
         let mut environment = Tabletop::new(context.config.threads);
         let mut frozen = Frozen {
-            policy: &mut policy,
+            policy: policy.as_mut(),
             adapters: &shared.adapters,
             action: &shared.set.action,
             proprio: &shared.set.proprio,
@@ -389,7 +390,8 @@ fn gain(context: &mut Context, shared: &Shared, arm: Arm, seed: usize) -> Result
             },
         )
     };
-    let choice = model(choose_gain(&gains, run, &shared.world, shared.world.statistics(), &imagined))?;
+    let warp = config.stage2.objective.warp();
+    let choice = model(choose_gain(&gains, run, &shared.world, shared.world.statistics(), &imagined, warp))?;
     save_json(&path, &choice)
 }
 

@@ -15,6 +15,8 @@ const MOST_SCENES: usize = 1_000_000;
 /// More negatives or chunks of a window than any use of them; a slip would only fill the memory.
 const MOST_NEGATIVES: usize = 4096;
 const MOST_CHUNKS: usize = 4096;
+/// A policy that is slower cannot come anywhere within the time of an episode.
+const MOST_SLOWDOWN: f32 = 4.0;
 /// More threads than any machine this program knows; mostly a slip of the hand.
 const MOST_THREADS: usize = 1024;
 
@@ -91,6 +93,8 @@ impl Config {
         rules.check("policy.model.horizon", covers, &expected, policy.model.horizon);
         rules.sharded("policy.train", &policy.train);
         rules.sharded("policy.fine_tune", &policy.fine_tune);
+        let slow = (1.0..=MOST_SLOWDOWN).contains(&policy.slowdown);
+        rules.check("policy.slowdown", slow, &format!("1 to {MOST_SLOWDOWN}"), policy.slowdown);
 
         let align = &self.align;
         rules.at_least("align.adapter.dim", align.adapter.dim, 1);
@@ -156,6 +160,11 @@ impl Config {
         rules.not_negative("posttrain.stage2.objective.regression", regression);
         rules.not_negative("posttrain.stage2.objective.step_penalty", step_penalty);
         rules.positive("posttrain.stage2.objective.temperature", temperature);
+        rules.positive("posttrain.stage2.objective.alignment_gamma", stage2.objective.alignment_gamma);
+        rules.between("posttrain.stage2.objective.alignment_band", stage2.objective.alignment_band, 0, MOST_CHUNKS);
+        let expected = "same-step where posttrain.stage2.objective.cosine is 0: only the cosine is aligned";
+        let aligns = cosine > 0.0 || stage2.objective.warp().is_none();
+        rules.check("posttrain.stage2.objective.alignment", aligns, expected, stage2.objective.alignment);
         let pulls = [cosine, infonce, regression];
         let expected = "cosine, infonce or regression above 0";
         rules.check("posttrain.stage2.objective", pulls.iter().any(|weight| *weight > 0.0), expected, "none");
@@ -245,6 +254,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use w2a_align::{AdapterKind, Negatives, Similarity};
+    use w2a_posttrain::Alignment;
 
     use crate::{Config, Profile};
 
@@ -308,6 +318,19 @@ mod tests {
             ("posttrain.stage2.residual.heads", |config| config.posttrain.stage2.residual.heads = 3),
             ("posttrain.stage2.train.batch", |config| config.posttrain.stage2.train.batch = 1),
             ("posttrain.stage2.objective.cosine", |config| config.posttrain.stage2.objective.cosine = f32::NAN),
+            ("posttrain.stage2.objective.alignment_gamma", |config| {
+                config.posttrain.stage2.objective.alignment_gamma = 0.0;
+            }),
+            ("posttrain.stage2.objective.alignment_band", |config| {
+                config.posttrain.stage2.objective.alignment_band = usize::MAX;
+            }),
+            ("posttrain.stage2.objective.alignment", |config| {
+                config.posttrain.stage2.objective.cosine = 0.0;
+                config.posttrain.stage2.objective.infonce = 1.0;
+                config.posttrain.stage2.objective.alignment = Alignment::SoftDtw;
+            }),
+            ("policy.slowdown", |config| config.policy.slowdown = 0.8),
+            ("policy.slowdown", |config| config.policy.slowdown = f32::NAN),
             ("posttrain.stage2.objective", |config| config.posttrain.stage2.objective.cosine = 0.0),
             ("eval.batch", |config| config.eval.batch = 0),
         ];

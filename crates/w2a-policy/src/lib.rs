@@ -1,14 +1,17 @@
 //! Policies: what turns an observation and an instruction into a chunk of actions.
 //!
 //! [`Policy`] is all that the rest of the tool knows; [`MiniPolicy`] is the embedded benchmark's, trained by behaviour
-//! cloning and frozen afterwards; [`ZeroPolicy`], [`RandomPolicy`] and [`ReplayPolicy`] are for checking an environment.
+//! cloning and frozen afterwards; [`ZeroPolicy`], [`RandomPolicy`] and [`ReplayPolicy`] are for checking an environment,
+//! [`SlowPolicy`] for asking what a difference in pace does.
 
 mod mini;
 mod sanity;
+mod slow;
 mod train;
 
 pub use mini::{MiniPolicy, MiniPolicyConfig, PolicyNet};
 pub use sanity::{RandomPolicy, ReplayPolicy, ZeroPolicy};
+pub use slow::SlowPolicy;
 pub use train::{DemonstrationSet, train_policy};
 
 use w2a_data::Observation;

@@ -1,6 +1,7 @@
 //! Stage 2: a residual policy in the shared space, trained towards what the world model imagined (paper, section 3.3); and
 //! the baselines it is compared with.
 
+mod alignment;
 mod control;
 mod decision;
 mod dreamgen;
@@ -11,6 +12,7 @@ mod residual;
 mod rollout;
 mod train;
 
+pub use alignment::{Aligned, Alignment, PathEnd, TimeWarp};
 pub use control::{Controller, Decision, Decoding, PolicyControl, ResidualControl, normalise};
 pub use decision::{FastChunk, FastDecision};
 pub use dreamgen::{interpolate, pseudo_episodes};

@@ -161,7 +161,7 @@ pub fn train_residual(
             tensor(actions, [rows, width], &autodiff)
         });
         let (z_base, z_v) = (tensor(z_base, shape, &autodiff), tensor(z_v, shape, &autodiff));
-        Ok(loss(&config.objective, frozen.adapters, Batch { z_base, dz, z_v, actions }))
+        loss(&config.objective, frozen.adapters, Batch { z_base, dz, z_v, actions })
     };
     train(net, &training, step_loss, on_step)
 }

@@ -1,5 +1,6 @@
 //! Latent videos, their statistics, and the files they are cached in.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -57,8 +58,19 @@ impl Latents {
     pub fn distance(&self, other: &Self) -> Vec<f32> {
         let len = self.shape.len();
         let pairs = self.future().chunks_exact(len).zip(other.future().chunks_exact(len));
-        pairs.map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / len as f32).collect()
+        pairs.map(|(a, b)| mean_squared_difference(a, b)).collect()
     }
+
+    /// Mean squared difference of every chunk of this future with every one of the other, `[T, T']`.
+    pub fn distances(&self, other: &Self) -> Vec<f32> {
+        let len = self.shape.len();
+        let rows = self.future().chunks_exact(len);
+        rows.flat_map(|a| other.future().chunks_exact(len).map(move |b| mean_squared_difference(a, b))).collect()
+    }
+}
+
+fn mean_squared_difference(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / a.len() as f32
 }
 
 /// Mean and spread of every latent position over a corpus.
@@ -114,6 +126,15 @@ impl LatentStatistics {
 /// # Errors
 /// Latents of unequal length, or a failing disk.
 pub fn save_latents(path: &Path, videos: &[Latents]) -> Result<(), NnError> {
+    write_latents(path, videos, None)
+}
+
+/// [`save_latents`] with metadata. Of several entries the order in the file is not fixed.
+pub(crate) fn write_latents(
+    path: &Path,
+    videos: &[Latents],
+    metadata: Option<HashMap<String, String>>,
+) -> Result<(), NnError> {
     let format = |reason: String| NnError::Format { path: path.to_owned(), reason };
     let first = videos.first().ok_or_else(|| format("no latents to save".into()))?;
     if let Some(bad) = videos.iter().position(|video| video.data.len() != first.data.len()) {
@@ -127,7 +148,7 @@ pub fn save_latents(path: &Path, videos: &[Latents]) -> Result<(), NnError> {
     let bytes: Vec<u8> = videos.iter().flat_map(|video| &video.data).flat_map(|value| value.to_le_bytes()).collect();
     let shape = vec![videos.len(), first.chunks() + 1, channels, height, width];
     let view = TensorView::new(Dtype::F32, shape, &bytes).map_err(|error| format(error.to_string()))?;
-    let bytes = safetensors::serialize([("latents", view)], None).map_err(|error| format(error.to_string()))?;
+    let bytes = safetensors::serialize([("latents", view)], metadata).map_err(|error| format(error.to_string()))?;
     w2a_data::write_atomic(path, &bytes).map_err(|source| NnError::Io { action: "saving latents", source })
 }
 
@@ -136,9 +157,14 @@ pub fn save_latents(path: &Path, videos: &[Latents]) -> Result<(), NnError> {
 /// # Errors
 /// A missing, truncated or foreign file.
 pub fn load_latents(path: &Path) -> Result<Vec<Latents>, NnError> {
-    let format = |reason: String| NnError::Format { path: path.to_owned(), reason };
     let bytes = fs_err::read(path).map_err(|source| NnError::Io { action: "loading latents", source })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| format(error.to_string()))?;
+    read_latents(path, &bytes)
+}
+
+/// The latents in the bytes of a file; `path` is for messages.
+pub(crate) fn read_latents(path: &Path, bytes: &[u8]) -> Result<Vec<Latents>, NnError> {
+    let format = |reason: String| NnError::Format { path: path.to_owned(), reason };
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format(error.to_string()))?;
     let view = file.tensor("latents").map_err(|error| format(error.to_string()))?;
     let &[_, frames, channels, height, width] = view.shape() else {
         return Err(format(format!("tensor \"latents\" has shape {:?}, expected five dimensions", view.shape())));
@@ -147,8 +173,9 @@ pub fn load_latents(path: &Path) -> Result<Vec<Latents>, NnError> {
         return Err(format(format!("tensor \"latents\" has type {:?}, expected F32", view.dtype())));
     }
     let shape = LatentShape { channels, height, width };
-    let stride = frames * shape.len() * 4;
-    if stride == 0 {
+    // An empty tensor may have sides of any size: their product need not fit.
+    let stride = [frames, channels, height, width].into_iter().try_fold(4_usize, usize::checked_mul).unwrap_or(0);
+    if stride == 0 || view.data().is_empty() {
         return Err(format("tensor \"latents\" is empty".into()));
     }
     let values = |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
@@ -179,6 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn empty_tensors_with_sides_of_any_size_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("empty.safetensors");
+        for shape in [[0, 1, 1, 1, 1], [1, 0, 1, 1, 1], [0, usize::MAX, usize::MAX, 1, 1]] {
+            let header = format!("{{\"latents\":{{\"dtype\":\"F32\",\"shape\":{shape:?},\"data_offsets\":[0,0]}}}}");
+            let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+            std::fs::write(&path, bytes).unwrap();
+            assert!(load_latents(&path).is_err(), "{shape:?}");
+        }
+    }
+
+    #[test]
     fn normalisation_inverts_and_bounds_constant_positions() {
         let mut constant = latents(1.0);
         constant.data.chunks_exact_mut(4).for_each(|latent| latent[0] = 7.0);
@@ -196,6 +235,7 @@ mod tests {
     #[test]
     fn distance_is_per_chunk() {
         assert_eq!(latents(1.0).distance(&latents(1.0)), [0.0, 0.0]);
+        assert_eq!(latents(1.0).distances(&latents(1.0)), [0.0, 16.0, 16.0, 0.0]);
         assert!(latents(1.0).distance(&latents(2.0))[1] > 50.0);
     }
 }

@@ -4,16 +4,22 @@
 //! with temporal compression 4 and a flow-matching transformer over its latents.
 
 mod autoencoder;
+mod chain;
 mod flow;
 mod grid;
 mod latents;
+mod layout;
 mod mini;
+mod store;
 
 pub use autoencoder::{AutoencoderConfig, VideoAutoencoder, train_autoencoder};
+pub use chain::{Skill, imagine_chain};
 pub use flow::{Flow, FlowConfig, FlowSample, train_flow};
 pub use grid::{GridVideo, grid_video, load_frames, save_frames};
 pub use latents::{LatentShape, LatentStatistics, Latents, load_latents, save_latents};
+pub use layout::{Layout, Rig};
 pub use mini::{MiniWorld, MiniWorldConfig, encode_videos, save_statistics};
+pub use store::{Imagination, LatentCache, ModelId, image_digest, load_imagination, save_imagination};
 
 use rand_chacha::ChaCha8Rng;
 use w2a_nn::NnError;
@@ -26,6 +32,9 @@ use w2a_nn::NnError;
 pub trait WorldModel {
     /// `M`, frames per latent.
     fn chunk_len(&self) -> usize;
+
+    /// Most chunks of one clip, `T`; longer imaginations are chains of clips ([`imagine_chain`]).
+    fn max_chunks(&self) -> usize;
 
     /// Shape of one latent.
     fn latent_shape(&self) -> LatentShape;
@@ -58,4 +67,19 @@ pub trait WorldModel {
     /// # Errors
     /// A latent shape that does not fit.
     fn decode(&self, latents: &[Latents]) -> Result<Vec<GridVideo>, NnError>;
+
+    /// The last frame of a video, from which the next clip of a chain begins. Models whose latents can be decoded one by
+    /// one should not decode the rest.
+    ///
+    /// # Errors
+    /// As [`WorldModel::decode`], or latents without a frame.
+    fn last_frame(&self, latents: &Latents) -> Result<GridVideo, NnError> {
+        let video = self.decode(std::slice::from_ref(latents))?.pop().filter(|video| video.frames() > 0);
+        let video = video.ok_or_else(|| NnError::Input {
+            what: "latents whose last frame is to be decoded".into(),
+            expected: "at least one frame".into(),
+            got: "none".into(),
+        })?;
+        Ok(GridVideo { rgb: video.frame(video.frames() - 1).to_vec(), ..video })
+    }
 }

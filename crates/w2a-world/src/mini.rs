@@ -9,7 +9,10 @@ use w2a_nn::{Array, Checkpoint, Init, NnError};
 
 use crate::autoencoder::{AutoencoderConfig, VideoAutoencoder};
 use crate::flow::{Flow, FlowConfig};
-use crate::{GridVideo, LatentShape, LatentStatistics, Latents, WorldModel};
+use crate::{GridVideo, LatentShape, LatentStatistics, Latents, ModelId, WorldModel};
+
+/// Name of the file of latent statistics in the folder of the latent video model.
+const STATISTICS: &str = "statistics.safetensors";
 
 /// Sizes of the embedded world model.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -75,8 +78,27 @@ impl MiniWorld {
         let autoencoder = Checkpoint::new(autoencoder_dir).load(VideoAutoencoder::new(&config.autoencoder, init))?;
         let shape = autoencoder.latent_shape(size.0, size.1, config.autoencoder.channels)?;
         let flow = Checkpoint::new(flow_dir).load(Flow::new(&config.flow, shape, init)?)?;
-        let statistics = load_statistics(&flow_dir.join("statistics.safetensors"), shape)?;
+        let statistics = load_statistics(&flow_dir.join(STATISTICS), shape)?;
         Self::new(config, autoencoder, flow, statistics, size, device)
+    }
+
+    /// Name and digest of the model that [`Self::load`] finds in these folders: of its weights, statistics and settings.
+    ///
+    /// # Errors
+    /// A missing checkpoint.
+    pub fn identify(config: &MiniWorldConfig, autoencoder_dir: &Path, flow_dir: &Path) -> Result<ModelId, NnError> {
+        let mut files = vec![flow_dir.join(STATISTICS)];
+        for dir in [autoencoder_dir, flow_dir] {
+            let folder = Checkpoint::new(dir).last().ok_or_else(|| NnError::Io {
+                action: "loading weights",
+                source: std::io::Error::new(
+                    std::io::ErrorKind::NotFound,
+                    format!("no checkpoint in {}", dir.display()),
+                ),
+            })?;
+            files.push(folder.join("model.safetensors"));
+        }
+        ModelId::of_files("mini", config, &files)
     }
 
     /// The statistics its latents are normalised with.
@@ -131,6 +153,10 @@ pub fn encode_videos(
 impl WorldModel for MiniWorld {
     fn chunk_len(&self) -> usize {
         self.frames
+    }
+
+    fn max_chunks(&self) -> usize {
+        self.flow.chunks()
     }
 
     fn latent_shape(&self) -> LatentShape {
@@ -193,11 +219,12 @@ impl WorldModel for MiniWorld {
         latents
             .iter()
             .map(|latents| {
-                if latents.shape != self.shape {
+                let count = latents.data.len() / self.shape.len();
+                if latents.shape != self.shape || count == 0 || count * self.shape.len() != latents.data.len() {
                     return Err(NnError::Input {
                         what: "latents to decode".into(),
-                        expected: format!("{:?}", self.shape),
-                        got: format!("{:?}", latents.shape),
+                        expected: format!("one or more of {:?}", self.shape),
+                        got: format!("{} values of {:?}", latents.data.len(), latents.shape),
                     });
                 }
                 let rgb = self.autoencoder.decode_chunks(&latents.data, self.shape, &self.device)?;
@@ -209,6 +236,15 @@ impl WorldModel for MiniWorld {
                 })
             })
             .collect()
+    }
+
+    /// Every latent is decoded for itself, and of the first one of some latents only the last frame is kept.
+    fn last_frame(&self, latents: &Latents) -> Result<GridVideo, NnError> {
+        let last = latents.data.len().saturating_sub(latents.shape.len());
+        let last = Latents { shape: latents.shape, data: latents.data[last..].to_vec() };
+        let video = self.decode(&[last])?.remove(0);
+        self.check(&video, |count| count == 1, "one frame")?;
+        Ok(video)
     }
 }
 
@@ -235,4 +271,39 @@ fn load_statistics(path: &Path, shape: LatentShape) -> Result<LatentStatistics, 
         Some(array) => Ok(array.data),
     };
     Ok(LatentStatistics { mean: take("mean")?, std: take("std")? })
+}
+
+/// A model of toy size for frames of 16x32 with clips of up to 3 chunks, its weights all drawn at random: fresh ones have
+/// an output of zeros, which would hide what goes in.
+#[cfg(test)]
+pub(crate) fn tiny() -> MiniWorld {
+    let vision = w2a_nn::VisionConfig { patch: 8, channels: 4, keypoints: 2 };
+    let config = MiniWorldConfig {
+        autoencoder: AutoencoderConfig { frames: 2, channels: 3, hidden: 8, ..AutoencoderConfig::default() },
+        flow: FlowConfig {
+            width: 8,
+            depth: 1,
+            heads: 2,
+            hidden: 8,
+            patch: [2, 4],
+            first_patch: [2, 4],
+            vision,
+            chunks: 3,
+            sampling_steps: 2,
+            ..FlowConfig::default()
+        },
+    };
+    let device = Device::flex();
+    let mut rng = w2a_data::stream(0, "tiny");
+    let init = &mut Init { rng: &mut rng, device: &device };
+    let autoencoder = VideoAutoencoder::new(&config.autoencoder, init);
+    let shape = autoencoder.latent_shape(16, 32, config.autoencoder.channels).unwrap();
+    let flow = Flow::new(&config.flow, shape, init).unwrap();
+    let mut state = w2a_nn::state_dict(&flow).unwrap();
+    for array in state.values_mut() {
+        array.data = w2a_nn::normal(&mut rng, array.data.len()).into_iter().map(|value| 0.3 * value).collect();
+    }
+    let flow = w2a_nn::load_state(flow, state).unwrap();
+    let statistics = LatentStatistics { mean: vec![0.0; shape.len()], std: vec![1.0; shape.len()] };
+    MiniWorld::new(&config, autoencoder, flow, statistics, (16, 32), &device).unwrap()
 }
