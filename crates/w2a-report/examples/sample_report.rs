@@ -20,8 +20,8 @@ fn noise(a: usize, b: usize, c: usize) -> f64 {
 
 fn episodes() -> Vec<EpisodeResult> {
     let tasks = ["object/pick_blue", "object/pick_green", "object/pick_red"];
-    let inside = [0.97, 0.97, 0.95, 0.9, 0.96, 0.9, 0.98, 0.23, 0.98, 0.96];
-    let outside = [0.13, 0.16, 0.08, 0.11, 0.14, 0.05, 0.31, 0.08, 0.33, 0.94];
+    let inside = [0.97, 0.97, 0.95, 0.9, 0.96, 0.9, 0.97, 0.98, 0.23, 0.98, 0.96];
+    let outside = [0.13, 0.16, 0.08, 0.11, 0.14, 0.05, 0.24, 0.31, 0.08, 0.33, 0.94];
     let mut results = Vec::new();
     for (index, (method, _)) in METHODS.iter().enumerate() {
         let seeds = if method.starts_with("base") { 1 } else { 3 };

@@ -9,13 +9,14 @@ use crate::atomic::{WriteError, write_atomic};
 use crate::stats::{Outcome, Spread, clustered_wilson95, mcnemar_exact, spread};
 
 /// The methods of the benchmark in the order tables show them, with what a reader calls them.
-pub const METHODS: [(&str, &str); 10] = [
+pub const METHODS: [(&str, &str); 11] = [
     ("base", "Base policy"),
     ("base_extra", "Base + extra label steps"),
     ("base_decoded", "Base through the decoder"),
     ("dreamgen", "DreamGen"),
     ("regression", "Regression residual"),
     ("w2a_infonce", "World2Act, paper's InfoNCE"),
+    ("w2a_base_wm", "World2Act, Base-WM"),
     ("w2a", "World2Act"),
     ("w2a_shuffled", "World2Act, shuffled targets"),
     ("w2a_oracle", "World2Act, real-video targets"),

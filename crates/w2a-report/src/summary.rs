@@ -89,6 +89,7 @@ fn note(method: &str) -> &'static str {
         "base_decoded" => "no residual: what decoding alone does",
         "w2a_shuffled" => "control: targets of other scenes",
         "w2a_oracle" => "bound: imagination replaced by real video",
+        "w2a_base_wm" => "imagined by a world model without skills",
         "base_wide_labels" => "bound: what the missing labels are worth",
         _ => "",
     }
