@@ -68,6 +68,9 @@ pub enum PipelineError {
     /// A picture of the report.
     #[error(transparent)]
     Image(#[from] w2a_report::ImageError),
+    /// An input of an imagination.
+    #[error(transparent)]
+    Imagine(#[from] crate::ImagineError),
     /// A file of the run that should be there and is not, or is not readable.
     #[error(
         "{path}: {reason}; it belongs to the {stage} stage: delete the file and run that stage again with --resume"
@@ -104,6 +107,7 @@ impl PipelineError {
             | Self::Changed { .. }
             | Self::Artifact { .. }
             | Self::Data(_)
+            | Self::Imagine(_)
             | Self::Manifest(ManifestError::Parse { .. })
             | Self::Metrics(MetricsError::Parse { .. } | MetricsError::Exists { .. })
             | Self::Eval(EvalError::Parse { .. }) => true,

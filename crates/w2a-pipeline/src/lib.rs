@@ -12,6 +12,7 @@ mod data;
 mod error;
 mod eval;
 mod horizon;
+mod imagine;
 mod parity;
 mod policy;
 mod posttrain;
@@ -27,7 +28,12 @@ pub use config::{
     AlignSection, Config, DataSection, EvalSection, PolicySection, PosttrainSection, Profile, Stage, WorldSection,
 };
 pub use error::PipelineError;
+pub use imagine::{
+    ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
+};
 pub use parity::{Parity, parity};
+pub use w2a_sim::Scene;
+pub use w2a_world::Rig;
 pub use weights::{convert_weights, list_weights};
 
 use context::Context;

@@ -338,7 +338,7 @@ fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
     Ok(report.clips(&clips, "The same scenes, moving.")?)
 }
 
-fn pictures(video: &GridVideo) -> Result<Vec<Picture>, PipelineError> {
+pub(crate) fn pictures(video: &GridVideo) -> Result<Vec<Picture>, PipelineError> {
     let frames = (0..video.frames()).map(|frame| Picture::from_rgb(video.height, video.width, video.frame(frame)));
     Ok(frames.collect::<Result<_, _>>()?)
 }

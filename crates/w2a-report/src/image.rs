@@ -49,6 +49,16 @@ pub enum ImageError {
         /// Reason.
         source: png::EncodingError,
     },
+    /// The reason of the encoder of GIFs.
+    #[error("picture: cannot encode {height} x {width} as GIF: {source}")]
+    EncodeGif {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// Reason.
+        source: gif::EncodingError,
+    },
 }
 
 impl Picture {
@@ -166,7 +176,7 @@ pub fn apng(frames: &[Picture], frames_per_s: u16) -> Result<Vec<u8>, ImageError
     encode(frames, Some(frames_per_s.max(1)))
 }
 
-fn same_size<'a>(frames: impl Iterator<Item = &'a Picture>) -> Result<(usize, usize), ImageError> {
+pub(crate) fn same_size<'a>(frames: impl Iterator<Item = &'a Picture>) -> Result<(usize, usize), ImageError> {
     let mut expected = None;
     for (frame, picture) in frames.enumerate() {
         let expected = *expected.get_or_insert(picture.size());

@@ -4,6 +4,7 @@
 
 mod atomic;
 mod eval;
+mod gif;
 mod html;
 mod image;
 mod manifest;
@@ -20,6 +21,7 @@ pub use eval::{
     ControlSteps, EpisodeResult, EvalError, EvalInfo, GroupInfo, METHODS, MethodInfo, Overall, Paired, Rate, TaskInfo,
     TaskMetrics, method_label,
 };
+pub use gif::gif;
 pub use html::{Align, Cell, Clip, Report, StripRow, Table};
 pub use image::{ImageError, Picture, apng, filmstrip, side_by_side, spaced};
 pub use manifest::{DatasetRecord, GitState, Machine, Manifest, ManifestError, StageRecord, StageStatus};

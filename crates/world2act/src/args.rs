@@ -8,6 +8,13 @@ use clap::{Args, Parser, Subcommand};
 use toml::Value;
 use w2a_pipeline::{Profile, Stage};
 
+mod world;
+
+#[cfg(test)]
+pub use world::IMAGINE_HELP;
+pub use world::WorldAction;
+use world::WorldArgs;
+
 /// More parts than any setting has; deeper keys would only be a way to exhaust the stack.
 const MAX_KEY_PARTS: usize = 16;
 
@@ -27,6 +34,8 @@ pub enum Action {
         /// Name of the device.
         device: String,
     },
+    /// Use a world model on its own.
+    World(WorldAction),
     /// Print what is in a weights file.
     ListWeights(PathBuf),
     /// Write a weights file as safetensors.
@@ -133,9 +142,9 @@ enum Command {
     /// Run until demonstrations and action-free videos are recorded
     #[command(after_long_help = LONG_HELP)]
     Data(RunArgs),
-    /// Run until the world model is trained and has imagined
+    /// Run until the world model is trained and has imagined; or use it on its own
     #[command(after_long_help = LONG_HELP)]
-    World(RunArgs),
+    World(WorldArgs),
     /// Run until the base policy is trained
     #[command(after_long_help = LONG_HELP)]
     Policy(RunArgs),
@@ -254,7 +263,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
     let action = match Cli::try_parse_from(plain)?.command {
         Command::Demo(args) => args.request(Stage::Report, "runs/demo", dotted),
         Command::Data(args) => args.request(Stage::Data, DEFAULT_OUT, dotted),
-        Command::World(args) => args.request(Stage::World, DEFAULT_OUT, dotted),
+        Command::World(WorldArgs { command: None, run }) => run.request(Stage::World, DEFAULT_OUT, dotted),
+        Command::World(WorldArgs { command: Some(command), .. }) => {
+            no_settings(command.name(), dotted)?;
+            Action::World(command.action())
+        }
         Command::Policy(args) => args.request(Stage::Policy, DEFAULT_OUT, dotted),
         Command::Align(args) => args.request(Stage::Align, DEFAULT_OUT, dotted),
         Command::Posttrain(args) => args.request(Stage::Posttrain, DEFAULT_OUT, dotted),

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::args::{Action, LONG_HELP, parse};
+use crate::args::{Action, IMAGINE_HELP, LONG_HELP, parse};
 use crate::resolve::printed_config;
 
 fn root() -> PathBuf {
@@ -52,13 +52,18 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
         let found = code(&text).filter_map(arguments).map(|words| (path.display().to_string(), words));
         commands.extend(found);
     }
-    commands.extend(LONG_HELP.lines().filter_map(arguments).map(|words| ("the help".into(), words)));
+    let help = LONG_HELP.lines().chain(IMAGINE_HELP.lines());
+    commands.extend(help.filter_map(arguments).map(|words| ("the help".into(), words)));
     assert!(commands.len() >= 6, "{commands:?}");
     for (place, words) in commands {
         let layers = match parse(words.clone()).unwrap_or_else(|error| panic!("{place}: {words:?}: {error}")) {
             Action::Run(run) => run.layers,
             Action::Config(layers) => layers,
-            Action::Doctor | Action::Parity { .. } | Action::ListWeights(_) | Action::ConvertWeights { .. } => continue,
+            Action::Doctor
+            | Action::Parity { .. }
+            | Action::World(_)
+            | Action::ListWeights(_)
+            | Action::ConvertWeights { .. } => continue,
         };
         // Settings are checked too, except where they come from a file that the reader is to write.
         if layers.config.is_none() {

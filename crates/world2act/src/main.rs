@@ -7,6 +7,7 @@ mod documents;
 mod failure;
 mod resolve;
 mod settings;
+mod world;
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn run() -> Result<(), Failure> {
             print(&format!("{component} on {device}\n\n{report}"))?;
             if report.holds() { Ok(()) } else { Err(Failure::Parity { counts: report.counts() }) }
         }
+        Action::World(action) => print(&world::execute(&action)?),
         Action::ListWeights(file) => print(&w2a_pipeline::list_weights(&file)?),
         Action::ConvertWeights { input, output } => print(&w2a_pipeline::convert_weights(&input, &output)?),
         Action::Config(layers) => print(&resolve::printed_config(&layers)?),

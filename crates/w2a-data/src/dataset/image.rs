@@ -2,6 +2,29 @@
 
 use png::{BitDepth, ColorType, Compression, Decoder, Encoder, Limits, Transformations};
 
+/// An image that cannot be written or read as PNG; says what it has or is, such as "is 4x6, expected 6x4".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct PngError(String);
+
+/// An RGB image, `[height, width, 3]`, as a PNG file.
+///
+/// # Errors
+/// Bytes that do not fill the size, or a side that is too large.
+pub fn encode_png(rgb: &[u8], height: usize, width: usize) -> Result<Vec<u8>, PngError> {
+    encode(rgb, height, width).map_err(PngError)
+}
+
+/// The RGB bytes, `[height, width, 3]`, of a PNG file of exactly that size.
+///
+/// # Errors
+/// Bytes that are no PNG, a damaged one, another size, or colours other than RGB.
+pub fn decode_png(bytes: &[u8], height: usize, width: usize) -> Result<Vec<u8>, PngError> {
+    let mut rgb = Vec::new();
+    decode_into(bytes, height, width, &mut rgb).map_err(PngError)?;
+    Ok(rgb)
+}
+
 /// Encodes an RGB image, `[height, width, 3]`.
 pub(super) fn encode(rgb: &[u8], height: usize, width: usize) -> Result<Vec<u8>, String> {
     let side = |side: usize| u32::try_from(side).map_err(|_| format!("image side {side} is too large for PNG"));

@@ -20,6 +20,7 @@ mod table;
 mod writer;
 
 pub use error::DatasetError;
+pub use image::{PngError, decode_png, encode_png};
 pub use info::{CameraSpec, DatasetSpec, Version};
 pub use plan::EpisodeRecord;
 pub use reader::{Dataset, EpisodeReader};

@@ -1,6 +1,7 @@
 use super::*;
 use clap::CommandFactory;
 use proptest::prelude::*;
+use std::path::Path;
 
 fn os(words: &[&str]) -> Vec<OsString> {
     std::iter::once("world2act").chain(words.iter().copied()).map(OsString::from).collect()
@@ -118,6 +119,29 @@ fn a_wrong_profile_a_negative_seed_and_settings_for_the_doctor_are_refused() {
         assert!(matches!(parse(os(words)), Err(ArgsError::Clap(_))), "{words:?}");
     }
     assert!(matches!(parse(os(&["doctor", "--a.b=1"])), Err(ArgsError::NoSettings { .. })));
+}
+
+#[test]
+fn world_is_a_stage_and_has_commands_of_its_own() {
+    let stage = run(&["world", "--out", "x", "--world.flow_train.steps=9"]);
+    assert!(stage.until == Stage::World && stage.out == Path::new("x") && stage.layers.overrides.len() == 1);
+    let imagine = ["world", "imagine", "in", "--world", "run", "--out", "o", "--shard", "1/3", "--views", "libero"];
+    let Action::World(WorldAction::Imagine(request)) = parse(os(&imagine)).unwrap() else { panic!("no imagination") };
+    assert_eq!((request.shard.index, request.shard.count, request.seed, request.chunks), (1, 3, 0, None));
+    assert!(request.rig.is_some() && !request.skip_bad && request.cache.is_none());
+    for words in [
+        &["world", "--resume", "imagine", "in", "--world", "run", "--out", "o"][..],
+        &["world", "imagine", "in", "--out", "o"],
+        &["world", "imagine", "in", "--world", "run", "--out", "o", "--shard", "3/3"],
+        &["world", "imagine", "in", "--world", "run", "--out", "o", "--shard", "-1/3"],
+        &["world", "imagine", "in", "--world", "run", "--out", "o", "--views", "spot"],
+        &["world", "preview", "--world", "run", "--out", "o.gif"],
+        &["world", "scenes", "object/9/eval/full/000000", "--out", "o"],
+    ] {
+        assert!(matches!(parse(os(words)), Err(ArgsError::Clap(_))), "{words:?}");
+    }
+    let setting = [&imagine[..], &["--a.b=1"]].concat();
+    assert!(matches!(parse(os(&setting)), Err(ArgsError::NoSettings { command: "world imagine", .. })));
 }
 
 proptest! {
