@@ -14,8 +14,8 @@ mod statistics;
 pub use atomic::write_atomic;
 pub use chunks::{ActionChunks, ChunkError, Remainder};
 pub use dataset::{
-    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, PngError, Version,
-    decode_png, encode_png,
+    CameraSpec, Checksum, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, PngError,
+    Version, decode_png, encode_png,
 };
 pub use episode::{Camera, Episode, EpisodeError, Observation};
 pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};

@@ -45,6 +45,27 @@ pub enum Action {
         /// What is written.
         output: PathBuf,
     },
+    /// Cut demonstrations into skills.
+    Skills(SkillsRequest),
+}
+
+/// What to cut into skills, and how.
+#[derive(Clone, Debug)]
+pub struct SkillsRequest {
+    /// The demonstrations.
+    pub dataset: PathBuf,
+    /// Folder of the result.
+    pub out: PathBuf,
+    /// Whether only to print what would be sent.
+    pub dry_run: bool,
+    /// Whether demonstrations that cannot be read are left out.
+    pub skip_bad: bool,
+    /// Whether to write the skill ranges in the authors' layout too.
+    pub write_ranges: bool,
+    /// The TOML file, if any.
+    pub config: Option<PathBuf>,
+    /// Values from flags, in their order.
+    pub overrides: Vec<Override>,
 }
 
 /// The stages to run and where.
@@ -168,7 +189,42 @@ enum Command {
     /// List or convert weights: safetensors files, and checkpoints of torch.save, which are never executed
     #[command(subcommand)]
     Weights(WeightsCommand),
+    /// Cut demonstrations into skills: a dataset with one clip, and one prompt, for each
+    #[command(after_long_help = SKILLS_HELP)]
+    Skills(SkillsArgs),
 }
+
+#[derive(Clone, Debug, Args)]
+struct SkillsArgs {
+    /// Folder of a LeRobot dataset
+    dataset: PathBuf,
+    /// Folder for the skill dataset, skills.json, skills.html and the language model's answers
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// TOML file with settings below [skills]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the segments found and the questions to the language model; send and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave out demonstrations that cannot be read, and count them
+    #[arg(long)]
+    skip_bad: bool,
+    /// Also write video_metadata.json, the skill ranges in the layout of the paper's authors
+    #[arg(long)]
+    write_ranges: bool,
+}
+
+pub const SKILLS_HELP: &str = "\
+Settings:
+  skills.embodiment has to be given: tabletop, libero_panda, robocasa_panda or bridge_widowx. It sets where the gripper's
+  opening is found and when it counts as contact; every other setting can be changed by a flag or in the file.
+  skills.schema names a TOML or JSON file with the prompts of each instruction. Without it, or where it is not enough,
+  skills.llm asks a chat endpoint; it is off unless skills.llm.enabled is true.
+
+Examples:
+  world2act skills runs/demo/data/labelled_narrow --out skills --skills.embodiment=tabletop --skills.schema=docs/skills/tabletop.toml
+  world2act skills libero --out skills --skills.embodiment=libero_panda --skills.llm.enabled=true --skills.llm.base_url=https://api.example.org/v1 --skills.llm.model=chat --skills.llm.key_variable=LLM_KEY --dry-run";
 
 #[derive(Clone, Debug, Args)]
 struct DoctorArgs {
@@ -288,6 +344,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
                 WeightsCommand::Convert { input, output } => Action::ConvertWeights { input, output },
             }
         }
+        Command::Skills(args) => Action::Skills(SkillsRequest {
+            dataset: args.dataset,
+            out: args.out,
+            dry_run: args.dry_run,
+            skip_bad: args.skip_bad,
+            write_ranges: args.write_ranges,
+            config: args.config,
+            overrides: dotted,
+        }),
     };
     Ok(action)
 }

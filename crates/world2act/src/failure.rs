@@ -27,6 +27,9 @@ pub enum Failure {
     /// The work itself.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// Cutting demonstrations into skills.
+    #[error(transparent)]
+    Skills(#[from] w2a_skills::SkillsError),
     /// Numbers that do not agree with the reference.
     #[error(
         "{} of {} tensors do not agree with the reference; report the lines above with the output of `world2act doctor`",
@@ -48,6 +51,7 @@ impl Failure {
             Self::Args(_) => true,
             Self::Settings(error) => error.is_users_mistake(),
             Self::Pipeline(error) => error.is_users_mistake(),
+            Self::Skills(error) => error.is_users_mistake(),
             Self::Parity { .. } | Self::Output(_) => false,
         };
         if is_users_mistake { USERS_MISTAKE } else { OURS }

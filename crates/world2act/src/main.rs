@@ -7,6 +7,7 @@ mod documents;
 mod failure;
 mod resolve;
 mod settings;
+mod skills;
 mod world;
 
 use std::io::{ErrorKind, Write};
@@ -36,6 +37,7 @@ fn run() -> Result<(), Failure> {
         Action::World(action) => print(&world::execute(&action)?),
         Action::ListWeights(file) => print(&w2a_pipeline::list_weights(&file)?),
         Action::ConvertWeights { input, output } => print(&w2a_pipeline::convert_weights(&input, &output)?),
+        Action::Skills(asked) => print(&skills::run(&asked)?),
         Action::Config(layers) => print(&resolve::printed_config(&layers)?),
         Action::Run(asked) => {
             let (request, notes) = resolve::request(&asked)?;

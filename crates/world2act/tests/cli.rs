@@ -188,3 +188,15 @@ fn the_adapter_family_is_one_word_and_foreign_weights_are_refused_before_the_dis
     assert!(err.contains("align.init") && err.contains("encoder.0.weight"), "{err}");
     assert!(refused(&["align", "--align.init=absent.pt"]).contains("absent.pt"));
 }
+
+#[test]
+fn a_cut_without_an_embodiment_or_with_a_key_among_its_settings_touches_nothing_and_does_not_repeat_the_key() {
+    let cut = |more: &[&str]| refused(&[&["skills", "data", "--out", "cut"], more].concat());
+    assert!(cut(&[]).contains("skills.embodiment: expected one of tabletop"));
+    let address = "--skills.llm.base_url=https://example.org/v1";
+    let with_key = ["--skills.embodiment=tabletop", "--skills.llm.enabled=true", address, "--skills.llm.model=m"];
+    let err = cut(&[&with_key[..], &["--skills.llm.key_variable=sk-very-secret"]].concat());
+    assert!(err.contains("NAME of an environment variable") && !err.contains("secret"), "{err}");
+    let err = cut(&[&with_key[..], &["--skills.llm.key_variable=W2A_NO_SUCH_KEY"]].concat());
+    assert!(err.contains("no meta/info.json"), "{err}");
+}

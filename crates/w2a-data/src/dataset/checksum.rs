@@ -5,9 +5,17 @@ use crate::Episode;
 /// FNV-1a over little-endian 64-bit words with a rotation, so that a changed high bit reaches all bits.
 ///
 /// Each step is a bijection of the state: changing any single word always changes the result.
-pub(super) struct Checksum(u64);
+#[derive(Clone, Debug)]
+pub struct Checksum(u64);
+
+impl Default for Checksum {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Checksum {
+    /// Of nothing yet.
     pub fn new() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }

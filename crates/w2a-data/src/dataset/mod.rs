@@ -19,6 +19,7 @@ mod staging;
 mod table;
 mod writer;
 
+pub use checksum::Checksum;
 pub use error::DatasetError;
 pub use image::{PngError, decode_png, encode_png};
 pub use info::{CameraSpec, DatasetSpec, Version};
