@@ -1,5 +1,5 @@
-//! How videos become the clips that a latent video model is trained on: windows under the whole instruction, or one clip
-//! per skill under its atomic prompt (paper, section 3.1, "skill-compositional world model").
+//! How videos become the clips that a latent video model is trained on: windows under the whole instruction, or one
+//! clip per skill under its atomic prompt (paper, section 3.1, "skill-compositional world model").
 //!
 //! Everything is counted in whole chunks, so that a clip's latents are some of its video's.
 
@@ -79,7 +79,7 @@ impl Cutter {
         let prompts = scene.task_info().skills();
         match self {
             Self::Windows(most) if *most >= chunks => vec![clip(0, 0..chunks, &episode.instruction)],
-            // As many windows of a video as there would be clips of skills: the same number of updates sees them as often.
+            // As many windows of a video as there would be clips of skills: the same updates see each as often.
             Self::Windows(most) => {
                 let mut window = || rng.random_range(0..=chunks - most);
                 let begins: Vec<usize> = prompts.iter().map(|_| window()).collect();
@@ -117,8 +117,8 @@ fn in_chunks(ends: &[usize], count: usize, chunk_len: usize, chunks: usize) -> O
 }
 
 impl ClipList {
-    /// How the episode of a scene is imagined: its skills in order, each until the median of the chunks at which it ended
-    /// in the clips of this corpus.
+    /// How the episode of a scene is imagined: its skills in order, each until the median of the chunks at which it
+    /// ended in the clips of this corpus.
     ///
     /// # Errors
     /// A task of which no video showed its skills.

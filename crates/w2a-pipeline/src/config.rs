@@ -123,7 +123,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
-    /// Suites that take part: some of `object`, `spatial` and `goal`, or `long` alone, whose episodes have another length.
+    /// Suites that take part: some of `object`, `spatial` and `goal`, or `long` alone: its episodes have another
+    /// length.
     pub suites: Vec<String>,
     /// How many tasks of each suite take part, the first ones; 0 for all.
     pub tasks_per_suite: usize,

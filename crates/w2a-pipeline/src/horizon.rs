@@ -64,8 +64,8 @@ fn errors(videos: &[Latents], real: &[Latents]) -> Vec<f64> {
     sums.into_iter().map(|sum| sum / count).collect()
 }
 
-/// `(m_1 - m_2)² + (s_1 - s_2)²` of Gaussians fitted to every value of a latent over the videos, averaged over the values,
-/// per chunk.
+/// `(m_1 - m_2)² + (s_1 - s_2)²` of Gaussians fitted to every value of a latent over the videos, averaged over the
+/// values, per chunk.
 ///
 /// The Gaussians' entries are independent: a covariance of thousands of values cannot be estimated from hundreds of
 /// videos, and the root of a product of such estimates is no number to rely on.

@@ -141,36 +141,42 @@ fn skills_in_words(context: &Context) -> Result<String, PipelineError> {
         return Ok(String::new());
     }
     let clips: ClipList = load_json(&context.path(&format!("{}_clips.json", Imaginer::Main.corpus())), "world")?;
-    let kept = clips.videos - clips.dropped.len();
+    let kept = clips.videos.saturating_sub(clips.dropped.len());
     let mut plans = Vec::new();
     for scene in scenes(&context.config, Split::Eval, Range::Full, 0, 1)? {
         let plan = clips.plan(&scene, context.config.chunks())?;
         plans.extend(plan.iter().map(|skill| format!("“{}” {}", skill.prompt, skill.chunks)));
     }
-    Ok(format!(
-        "\n\nThe method's world model knows skills (Skill-WM): the gripper's aperture cut {kept} of {} videos ({:.1} %) into \
-         as many grasp cycles as their task has atomic prompts, {} clips in all. It imagines prompt by prompt, each from \
-         the last frame of the one before, for as many chunks as the skill took in the videos: {}. The one it is \
-         compared with (Base-WM) is the same network, trained for as many updates on windows of {} chunks of the same \
-         videos under the whole instruction, which it is given again for every window it imagines.",
+    let mut words = format!(
+        "\n\nThe world model knows skills (Skill-WM): the gripper's aperture cut {kept} of {} videos ({:.1} %) into as many \
+         grasp cycles as their task has atomic prompts, {} clips in all. It imagines prompt by prompt, each from the last \
+         frame of the one before, for as many chunks as the skill took in the videos: {}.",
         clips.videos,
         100.0 * kept as f64 / clips.videos.max(1) as f64,
         clips.clips.len(),
-        plans.join(", "),
-        context.config.world.model.flow.chunks
-    ))
+        plans.join(", ")
+    );
+    if Arm::BaseWorld.takes_part(&context.config) {
+        words += &format!(
+            " The one it is compared with (Base-WM) is the same network, trained for as many updates on windows of {} chunks \
+             of the same videos under the whole instruction, which it is given again for every window it imagines.",
+            context.config.world.model.flow.chunks
+        );
+    }
+    Ok(words)
 }
 
 fn imagination_in_words(context: &Context) -> Result<String, PipelineError> {
     let found: ImaginationReport = load_json(&context.path("posttrain/imagination.json"), "posttrain")?;
     let mut words = format!(
-        "On scenes nobody trained on, the imagined latents are off by {:.2} (mean squared, normalised; {:.2} if nothing moved).",
+        "On scenes nobody trained on, the imagined latents are off by {:.2} (mean squared, normalised; {:.2} if nothing \
+         moved).",
         found.latent_error, found.latent_error_still
     );
     if let (Some(real), Some(imagined)) = (found.idm_error_real, found.idm_error_imagined) {
         words += &format!(
-            " On {} of them the inverse dynamics model reads actions off real video with a mean absolute error of {real:.3}, \
-             off imagined video with {imagined:.3}.",
+            " On {} of them the inverse dynamics model reads actions off real video with a mean absolute error of \
+             {real:.3}, off imagined video with {imagined:.3}.",
             found.scenes
         );
     }
@@ -194,8 +200,8 @@ fn horizon_plots(horizon: &Horizon) -> Vec<(w2a_report::Html, &'static str)> {
         ),
         (
             frechet.render(),
-            "Between Gaussian fits, entry by entry, of all imagined and of all real latents: what is shifted or blurred counts, \
-             which scene it belongs to does not.",
+            "Between Gaussian fits, entry by entry, of all imagined and of all real latents: what is shifted or blurred \
+             counts, which scene it belongs to does not.",
         ),
     ]
 }
@@ -210,8 +216,8 @@ fn skills_note(context: &Context) -> Result<Option<String>, PipelineError> {
     let success = |name: &str| of(name).and_then(|method| method.all.pc_success).unwrap_or(f64::NAN);
     let Some(paired) = of(HEADLINE).and_then(|method| method.paired_vs_base.as_ref()) else { return Ok(None) };
     Ok(Some(format!(
-        "**Skill-WM against Base-WM**: post-trained on imagination skill by skill, the policy solves {:.1} %, on windows under \
-         the whole instruction {:.1} %; {}. {} episodes won and {} lost, p = {:.3} (exact McNemar test by scene).",
+        "**Skill-WM against Base-WM**: post-trained on imagination skill by skill, the policy solves {:.1} %, on windows \
+         under the whole instruction {:.1} %; {}. {} episodes won and {} lost, p = {:.3} (exact McNemar test by scene).",
         success(HEADLINE),
         success(Arm::BaseWorld.name()),
         if paired.p_value < 0.05 { "the difference is clear" } else { "no clear difference" },

@@ -51,7 +51,11 @@ impl Imaginer {
 
     /// What a reader calls it.
     pub fn label(self, config: &Config) -> &'static str {
-        if self.by_skills(config) { "Skill-WM" } else { "Base-WM" }
+        match (self, config.world.skills) {
+            (Self::Main, true) => "Skill-WM",
+            (Self::Main, false) => "world model",
+            (Self::WithoutSkills, _) => "Base-WM",
+        }
     }
 
     /// Whether it is trained on skills and imagines prompt by prompt.
@@ -244,8 +248,8 @@ impl Dreamer {
 
     /// Imagines the episodes of some scenes; the random stream is named by `purpose`.
     ///
-    /// Prompt by prompt with skills; without, the whole instruction again from the last frame of every clip, if one clip
-    /// is not the episode.
+    /// Prompt by prompt with skills; without, the whole instruction again from the last frame of every clip, if one
+    /// clip is not the episode.
     pub fn imagine(&self, context: &Context, scenes: &[Scene], purpose: &str) -> Result<Vec<Latents>, PipelineError> {
         let (seed, chunks) = (context.config.seed, context.config.chunks());
         let first = first_frames(context.config.threads, scenes)?;
