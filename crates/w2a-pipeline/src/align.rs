@@ -90,7 +90,7 @@ fn window(
     offset: usize,
 ) -> Result<AlignedEpisode, PipelineError> {
     let chunk_len = world.chunk_len();
-    let total = context.config.world.model.flow.chunks;
+    let total = context.config.chunks();
     let chunks = if context.config.align.sliding_windows { total - 1 } else { total };
     let mut part = episode.clone();
     for camera in &mut part.cameras {

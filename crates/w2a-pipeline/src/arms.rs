@@ -5,6 +5,7 @@ use w2a_posttrain::{Decoding, Objective, ObjectiveConfig, interpolate};
 
 use crate::context::{Context, load_json, model};
 use crate::policy::{BASE, CEILING, net};
+use crate::world::Imaginer;
 use crate::{Config, PipelineError};
 
 /// A row of the table.
@@ -16,6 +17,7 @@ pub(crate) enum Arm {
     Dreamgen,
     Regression,
     Infonce,
+    BaseWorld,
     World2Act,
     Shuffled,
     Oracle,
@@ -27,6 +29,8 @@ pub(crate) enum Arm {
 pub(crate) enum TargetKind {
     /// Imagined latents of the same scene.
     Imagined,
+    /// The same of the model that imagines without skills.
+    ImaginedWithoutSkills,
     /// Imagined latents of another scene of the same task.
     Shuffled,
     /// Latents of real expert video of the same scene.
@@ -34,13 +38,14 @@ pub(crate) enum TargetKind {
 }
 
 impl Arm {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Base,
         Self::BaseExtra,
         Self::BaseDecoded,
         Self::Dreamgen,
         Self::Regression,
         Self::Infonce,
+        Self::BaseWorld,
         Self::World2Act,
         Self::Shuffled,
         Self::Oracle,
@@ -56,11 +61,32 @@ impl Arm {
             Self::Dreamgen => "dreamgen",
             Self::Regression => "regression",
             Self::Infonce => "w2a_infonce",
+            Self::BaseWorld => "w2a_base_wm",
             Self::World2Act => "w2a",
             Self::Shuffled => "w2a_shuffled",
             Self::Oracle => "w2a_oracle",
             Self::WideLabels => "base_wide_labels",
         }
+    }
+
+    /// The arms of a run, in the order of [`Self::ALL`].
+    pub fn taking_part(config: &Config) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|arm| arm.takes_part(config))
+    }
+
+    /// Whether a run has this arm.
+    pub fn takes_part(self, config: &Config) -> bool {
+        config.posttrain.methods.iter().any(|name| name == self.name())
+    }
+
+    /// Whether it needs actions that an inverse dynamics model reads off imagined video.
+    pub fn needs_labels(self) -> bool {
+        matches!(self, Self::Dreamgen | Self::Regression)
+    }
+
+    /// Whose imagination it is pulled towards, or compared with.
+    pub fn imaginer(self) -> Imaginer {
+        if self == Self::BaseWorld { Imaginer::WithoutSkills } else { Imaginer::Main }
     }
 
     /// How many times it is trained.
@@ -80,6 +106,7 @@ impl Arm {
             Self::Regression => Some((named(Objective::Regression), TargetKind::Imagined)),
             Self::Infonce => Some((named(Objective::Infonce), TargetKind::Imagined)),
             Self::World2Act => Some((ours.clone(), TargetKind::Imagined)),
+            Self::BaseWorld => Some((ours.clone(), TargetKind::ImaginedWithoutSkills)),
             Self::Shuffled => Some((ours.clone(), TargetKind::Shuffled)),
             Self::Oracle => Some((ours.clone(), TargetKind::Expert)),
             _ => None,

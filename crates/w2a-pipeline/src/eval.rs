@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use w2a_posttrain::{Record, Rollout};
-use w2a_report::{EpisodeResult, EvalInfo};
+use w2a_report::{ControlSteps, EpisodeResult, EvalInfo};
 use w2a_sim::{Range, Scene};
 
 use crate::arms::Arm;
@@ -16,6 +16,9 @@ use crate::{Config, PipelineError};
 
 /// The arm the report is about.
 pub(crate) const HEADLINE: &str = "w2a";
+
+/// The same numbers with every method paired with the one whose world model knows no skills.
+pub(crate) const AGAINST_BASE_WORLD: &str = "eval_info_vs_base_wm.json";
 
 /// The ranges of scenes, as file names call them.
 pub(crate) const FULL: &str = "full";
@@ -33,17 +36,29 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     }
     let seconds = start.elapsed().as_secs_f64();
     let base = Arm::Base.name();
-    EvalInfo::build(&all, HEADLINE, base, seconds, &BTreeMap::new())?.save(context.path("eval_info.json"))?;
-    EvalInfo::build(&without_shift, HEADLINE, base, seconds, &BTreeMap::new())?
-        .save(context.path("eval_info_narrow.json"))?;
+    let mut files = vec![(&all, base, "eval_info.json"), (&without_shift, base, "eval_info_narrow.json")];
+    if Arm::BaseWorld.takes_part(&context.config) {
+        files.push((&all, Arm::BaseWorld.name(), AGAINST_BASE_WORLD));
+    }
+    let steps = control_steps(&context.config);
+    for (results, base, file) in files {
+        EvalInfo::build(results, HEADLINE, base, seconds, &BTreeMap::new(), steps)?.save(context.path(file))?;
+    }
     Ok(())
+}
+
+/// How long the demonstrations of the run's tasks and its imagination are.
+fn control_steps(config: &Config) -> ControlSteps {
+    let imagined = config.world.model.autoencoder.frames * config.chunks();
+    ControlSteps { demonstration: config.episode_steps() as u32, imagination: imagined as u32 }
 }
 
 /// What is evaluated, in order: every arm and seed on scenes of the full range, and on the narrow one the arms that show
 /// what the shift costs.
 pub(crate) fn runs(config: &Config) -> Vec<(Arm, usize, &'static str)> {
-    let full = Arm::ALL.into_iter().flat_map(|arm| (0..arm.seeds(config)).map(move |seed| (arm, seed, FULL)));
-    full.chain([Arm::Base, Arm::World2Act, Arm::WideLabels].map(|arm| (arm, 0, NARROW))).collect()
+    let full = Arm::taking_part(config).flat_map(|arm| (0..arm.seeds(config)).map(move |seed| (arm, seed, FULL)));
+    let shown = [Arm::Base, Arm::World2Act, Arm::WideLabels].into_iter().filter(|arm| arm.takes_part(config));
+    full.chain(shown.map(|arm| (arm, 0, NARROW))).collect()
 }
 
 /// Episodes of one arm and seed; loaded if they were run before.

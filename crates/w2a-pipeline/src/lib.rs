@@ -4,11 +4,14 @@
 
 mod align;
 mod arms;
+mod clips;
 mod config;
 mod context;
+mod corpus;
 mod data;
 mod error;
 mod eval;
+mod horizon;
 mod imagine;
 mod parity;
 mod policy;

@@ -14,11 +14,12 @@ use w2a_world::{GridVideo, Latents, MiniWorld, WorldModel};
 use crate::PipelineError;
 use crate::align;
 use crate::arms::{Arm, TargetKind};
-use crate::context::{Context, depends, model, save_json};
+use crate::context::{Context, depends, load_json, model, save_json};
 use crate::data::{NARROW, episodes, scenes, task_number};
+use crate::horizon::Horizon;
 use crate::policy::{BASE, frozen};
 use crate::progress::gain_part;
-use crate::world::{self, GRID};
+use crate::world::{self, EXPERT, GRID, HORIZON, Imaginer, POSTTRAIN, TUNE};
 
 pub(crate) const IDM: &str = "posttrain/idm";
 /// The part of the stage that decodes and labels what was imagined.
@@ -89,18 +90,29 @@ impl Shared {
 
 pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     let shared = Shared::load(context)?;
-    let idm = idm(context, &shared)?;
+    let labels = Arm::taking_part(&context.config).any(Arm::needs_labels);
+    let idm = if labels { Some(idm(context, &shared)?) } else { None };
     context.progress.part(IMAGINATION);
     let scenes = world::posttrain_scenes(&context.config)?;
-    let imagined = world::imagined(context, "imagined_posttrain")?;
-    let expert = world::imagined(context, "expert_posttrain")?;
-    let videos = model(shared.world.decode(&imagined))?;
-    let pseudo = pseudo_actions(&shared, &idm, &scenes, &videos)?;
-    report_idm(context, &shared, &idm, &scenes, &videos)?;
+    let imagined = world::latents(context, &Imaginer::Main.imagined(POSTTRAIN))?;
+    let (videos, pseudo) = match &idm {
+        Some(idm) => {
+            let videos = model(shared.world.decode(&imagined))?;
+            let pseudo = pseudo_actions(&shared, idm, &scenes, &videos)?;
+            (videos, pseudo)
+        }
+        None => (Vec::new(), Vec::new()),
+    };
+    report_imagination(context, &shared, idm.as_ref(), &scenes, &videos)?;
     let z_v = embed(&shared, &imagined)?;
-    let z_expert = embed(&shared, &expert)?;
+    let z_expert = embed(&shared, &world::latents(context, EXPERT)?)?;
+    let z_without_skills = if Arm::BaseWorld.takes_part(&context.config) {
+        embed(&shared, &world::latents(context, &Imaginer::WithoutSkills.imagined(POSTTRAIN))?)?
+    } else {
+        Vec::new()
+    };
     let chosen = permuted(context, &scenes);
-    for arm in Arm::ALL {
+    for arm in Arm::taking_part(&context.config).collect::<Vec<_>>() {
         for seed in 0..arm.seeds(&context.config) {
             if let Some((objective, kind)) = arm.residual(&context.config) {
                 let regress = objective.regression > 0.0;
@@ -111,6 +123,7 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
                         scene,
                         z_v: match kind {
                             TargetKind::Imagined => z_v[index].clone(),
+                            TargetKind::ImaginedWithoutSkills => z_without_skills[index].clone(),
                             TargetKind::Shuffled => z_v[chosen[index]].clone(),
                             TargetKind::Expert => z_expert[index].clone(),
                         },
@@ -120,7 +133,8 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
                 let config = PosttrainConfig { objective, ..context.config.posttrain.stage2.clone() };
                 residual(context, &shared, &config, &arm.folder(seed), &targets)?;
             } else if matches!(arm, Arm::BaseExtra | Arm::Dreamgen) {
-                fine_tune(context, &shared, &idm, arm, seed, &videos, &scenes)?;
+                let dreams = idm.as_ref().filter(|_| arm == Arm::Dreamgen).map(|idm| (idm, &videos[..], &scenes[..]));
+                fine_tune(context, &shared, arm, seed, dreams)?;
             } else {
                 continue;
             }
@@ -198,10 +212,11 @@ fn pseudo_actions(
 /// Errors of the inverse dynamics model and of the imagination, on scenes nobody trained on.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(crate) struct ImaginationReport {
-    /// Mean absolute error of normalised actions on real expert video.
-    pub idm_error_real: f32,
+    /// Mean absolute error of normalised actions on real expert video; `None` where no arm needs the inverse dynamics
+    /// model.
+    pub idm_error_real: Option<f32>,
     /// The same on imagined video of the same scenes.
-    pub idm_error_imagined: f32,
+    pub idm_error_imagined: Option<f32>,
     /// Mean squared error of normalised imagined latents against those of the expert's real video.
     pub latent_error: f32,
     /// The same if every imagined latent were the first one: what a model that imagines nothing scores.
@@ -210,10 +225,10 @@ pub(crate) struct ImaginationReport {
     pub scenes: usize,
 }
 
-fn report_idm(
+fn report_imagination(
     context: &Context,
     shared: &Shared,
-    idm: &Idm,
+    idm: Option<&Idm>,
     scenes: &[Scene],
     videos: &[GridVideo],
 ) -> Result<(), PipelineError> {
@@ -222,43 +237,42 @@ fn report_idm(
         return Ok(());
     }
     let count = scenes.len().min(48);
+    let horizon: Horizon = load_json(&context.path(HORIZON), "world")?;
+    let mean = |values: &[f64]| (values.iter().sum::<f64>() / values.len().max(1) as f64) as f32;
+    let errors = match idm {
+        Some(idm) => Some(idm_errors(context, shared, idm, &scenes[..count], videos)?),
+        None => None,
+    };
+    context.folder("posttrain")?;
+    let report = ImaginationReport {
+        idm_error_real: errors.map(|errors| errors.0),
+        idm_error_imagined: errors.map(|errors| errors.1),
+        latent_error: horizon.models.first().map_or(f32::NAN, |main| mean(&main.latent_error)),
+        latent_error_still: mean(&horizon.still_error),
+        scenes: count,
+    };
+    save_json(&path, &report)
+}
+
+/// Errors of the actions that the inverse dynamics model reads off real video and off imagined video.
+fn idm_errors(
+    context: &Context,
+    shared: &Shared,
+    idm: &Idm,
+    scenes: &[Scene],
+    videos: &[GridVideo],
+) -> Result<(f32, f32), PipelineError> {
     let (mut real, mut dreamt) = (0.0, 0.0);
-    for (recording, video) in
-        record_many(&scenes[..count], context.config.seed, context.config.threads)?.iter().zip(videos)
-    {
+    for (recording, video) in record_many(scenes, context.config.seed, context.config.threads)?.iter().zip(videos) {
         let episode = &recording.episode;
-        let chunks = context.config.world.model.flow.chunks;
-        let truth = model(w2a_world::grid_video(episode, shared.world.chunk_len(), chunks))?;
+        let truth = model(w2a_world::grid_video(episode, shared.world.chunk_len(), context.config.chunks()))?;
         let (actions, _) = model(idm.label(&truth, &episode.instruction))?;
         real += model(idm.action_error(&actions, &episode.actions))?;
         let (actions, _) = model(idm.label(video, &episode.instruction))?;
         dreamt += model(idm.action_error(&actions, &episode.actions))?;
     }
-    let imagined = world::imagined(context, "imagined_posttrain")?;
-    let expert = world::imagined(context, "expert_posttrain")?;
-    let (mut error, mut still, mut n) = (0.0, 0.0, 0);
-    for (imagined, expert) in imagined.into_iter().zip(expert) {
-        let normal = |mut latents: Latents| {
-            shared.world.statistics().normalise(&mut latents.data);
-            latents
-        };
-        let (imagined, expert) = (normal(imagined), normal(expert));
-        let mut frozen = expert.clone();
-        let first = expert.latent(0).to_vec();
-        frozen.data.chunks_exact_mut(first.len()).for_each(|latent| latent.copy_from_slice(&first));
-        let mean = |values: Vec<f32>| values.iter().sum::<f32>() / values.len().max(1) as f32;
-        error += mean(imagined.distance(&expert));
-        still += mean(frozen.distance(&expert));
-        n += 1;
-    }
-    let report = ImaginationReport {
-        idm_error_real: real / count as f32,
-        idm_error_imagined: dreamt / count as f32,
-        latent_error: error / n as f32,
-        latent_error_still: still / n as f32,
-        scenes: count,
-    };
-    save_json(&path, &report)
+    let count = scenes.len().max(1) as f32;
+    Ok((real / count, dreamt / count))
 }
 
 fn residual(
@@ -318,15 +332,14 @@ fn residual(
     Ok(())
 }
 
-/// Fine-tunes the base policy on its own labels (`base_extra`) or on those and imagined episodes (`dreamgen`).
+/// Fine-tunes the base policy on its own labels (`base_extra`) or on those and `dreams`, imagined videos of scenes
+/// (`dreamgen`).
 fn fine_tune(
     context: &mut Context,
     shared: &Shared,
-    idm: &Idm,
     arm: Arm,
     seed: usize,
-    videos: &[GridVideo],
-    scenes: &[Scene],
+    dreams: Option<(&Idm, &[GridVideo], &[Scene])>,
 ) -> Result<(), PipelineError> {
     let name = arm.folder(seed);
     let config = context.config.policy.clone();
@@ -334,7 +347,7 @@ fn fine_tune(
         return Ok(());
     }
     let mut episodes = shared.set.episodes.clone();
-    if arm == Arm::Dreamgen {
+    if let Some((idm, videos, scenes)) = dreams {
         let count = videos.len().min(context.config.posttrain.dreamgen_videos);
         let words: Vec<&str> = scenes[..count].iter().map(|scene| scene.task_info().instruction).collect();
         episodes.extend(model(pseudo_episodes(idm, &videos[..count], &words, &CAMERAS, CONTROL_HZ))?);
@@ -368,8 +381,8 @@ fn gain(context: &mut Context, shared: &Shared, arm: Arm, seed: usize) -> Result
         return Ok(());
     }
     let scenes = world::tune_scenes(&context.config)?;
-    let imagined = world::imagined(context, "imagined_tune")?;
-    let decisions = context.config.world.model.flow.chunks;
+    let imagined = world::latents(context, &arm.imaginer().imagined(TUNE))?;
+    let decisions = context.config.chunks();
     let config = &context.config.posttrain;
     let gains = if arm.residual(&context.config).is_some() { config.gains.clone() } else { config.shares.clone() };
     context.progress.part(&gain_part(arm, seed));

@@ -5,8 +5,9 @@ use std::fmt::Debug;
 use w2a_align::{AdapterKind, LossConfig, Negatives, Similarity};
 use w2a_nn::{AdamWConfig, TrainConfig, VisionConfig};
 use w2a_posttrain::ObjectiveConfig;
-use w2a_sim::{IMAGE_SIZE, tasks};
+use w2a_sim::{IMAGE_SIZE, Suite, tasks};
 
+use crate::arms::Arm;
 use crate::world::GRID;
 use crate::{Config, PipelineError};
 
@@ -34,6 +35,9 @@ impl Config {
         let data = &self.data;
         let listed_once = (1..suites.len()).all(|index| !suites[..index].contains(&suites[index]));
         rules.check("data.suites", !suites.is_empty() && listed_once, "at least one suite, each once", &data.suites);
+        let mixed = suites.len() > 1 && suites.contains(&Suite::Long);
+        let expected = "long alone, or some of object, spatial and goal: the episodes of long have another length";
+        rules.check("data.suites", !mixed, expected, &data.suites);
         rules.between("data.labelled", data.labelled, 2, MOST_SCENES);
         rules.between("data.videos", data.videos, 2, MOST_SCENES);
         rules.between("data.posttrain_scenes", data.posttrain_scenes, 2, MOST_SCENES);
@@ -69,16 +73,22 @@ impl Config {
             rules.check(&format!("world.model.flow.{key}"), fits, &expected, patch);
         }
         rules.at_least("world.model.flow.chunks", flow.chunks, if self.align.sliding_windows { 2 } else { 1 });
+        let long = suites == [Suite::Long];
         for task in suites.iter().flat_map(|suite| tasks(*suite)) {
             let steps = task.demo_steps;
-            let fits = flow.chunks.checked_mul(autoencoder.frames) == Some(steps);
+            let made = flow.chunks.checked_mul(autoencoder.frames);
+            // Long episodes are imagined clip by clip.
+            let fits = if long { made.is_some_and(|made| made <= steps) } else { made == Some(steps) };
+            let whole = steps.is_multiple_of(autoencoder.frames.max(1));
             let expected = format!(
-                "as many chunks of world.model.autoencoder.frames = {} as make the {steps} control steps of a \
-                 demonstration",
+                "{} chunks of world.model.autoencoder.frames = {} as make the {steps} control steps of a demonstration",
+                if long { "at most as many" } else { "as many" },
                 autoencoder.frames
             );
-            rules.check("world.model.flow.chunks", fits, &expected, flow.chunks);
+            rules.check("world.model.flow.chunks", fits && whole, &expected, flow.chunks);
         }
+        let expected = "false where data.suites is not [\"long\"]: the other tasks are one skill each";
+        rules.check("world.skills", long || !world.skills, expected, world.skills);
         rules.at_least("world.model.flow.sampling_steps", flow.sampling_steps, 1);
         rules.positive("world.model.flow.shift", flow.shift);
         rules.vision("world.model.flow.vision", &flow.vision);
@@ -133,6 +143,7 @@ impl Config {
         rules.at_least("align.train.batch", align.train.batch, if is_vae { 1 } else { 2 });
 
         let after = &self.posttrain;
+        rules.methods(&after.methods, world.skills);
         let gains_fit = !after.gains.is_empty() && after.gains.iter().all(|gain| gain.is_finite() && *gain >= 0.0);
         rules.check("posttrain.gains", gains_fit, "at least one finite number, none negative", &after.gains);
         let shares_fit = !after.shares.is_empty() && after.shares.iter().all(|share| (0.0..=1.0).contains(share));
@@ -188,6 +199,20 @@ impl Rules {
             let (key, expected, got) = (key.to_owned(), expected.to_owned(), format!("{got:?}"));
             self.broken = Some(PipelineError::Config { key, expected, got });
         }
+    }
+
+    /// Known names, each once, with what the report compares, and no second world model where there is one.
+    fn methods(&mut self, methods: &[String], skills: bool) {
+        let key = "posttrain.methods";
+        let known = Arm::ALL.map(Arm::name);
+        let listed_once = (1..methods.len()).all(|index| !methods[..index].contains(&methods[index]));
+        let are_known = methods.iter().all(|name| known.contains(&name.as_str()));
+        self.check(key, are_known && listed_once, &format!("some of {known:?}, each once"), methods);
+        let has = |arm: Arm| methods.iter().any(|name| name == arm.name());
+        let compared = has(Arm::Base) && has(Arm::World2Act);
+        self.check(key, compared, "base and w2a among them: the report compares these", methods);
+        let expected = "w2a_base_wm only with world.skills = true: without skills it is w2a itself";
+        self.check(key, skills || !has(Arm::BaseWorld), expected, methods);
     }
 
     fn at_least(&mut self, key: &str, value: usize, least: usize) {
@@ -274,6 +299,12 @@ mod tests {
             ("data.suites", |config| config.data.suites.clear()),
             ("data.suites", |config| config.data.suites = vec!["goal".into(), "goal".into()]),
             ("data.suites", |config| config.data.suites.push("long".into())),
+            ("data.suites", |config| config.data.suites = vec!["longer".into()]),
+            ("world.skills", |config| config.world.skills = true),
+            ("posttrain.methods", |config| config.posttrain.methods.push("dreamgan".into())),
+            ("posttrain.methods", |config| config.posttrain.methods.push("w2a".into())),
+            ("posttrain.methods", |config| config.posttrain.methods = vec!["base".into(), "dreamgen".into()]),
+            ("posttrain.methods", |config| config.posttrain.methods.push("w2a_base_wm".into())),
             ("data.labelled", |config| config.data.labelled = 1),
             ("data.videos", |config| config.data.videos = 1_000_001),
             ("data.lerobot_version", |config| config.data.lerobot_version = "v1.0".into()),
@@ -342,6 +373,24 @@ mod tests {
             let error = config.validate().unwrap_err();
             assert!(error.is_users_mistake() && error.to_string().starts_with(&format!("{key}: expected ")), "{error}");
         }
+    }
+
+    #[test]
+    fn long_episodes_are_not_mixed_with_others_and_need_clips_no_longer_than_they_are() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config::profile(Profile::Long);
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        let error = refused(|config| config.data.suites.push("object".into()));
+        assert!(error.starts_with("data.suites: expected long alone") && error.contains("another length"), "{error}");
+        let error = refused(|config| config.world.model.flow.chunks = 33);
+        assert!(error.starts_with("world.model.flow.chunks: expected at most as many chunks"), "{error}");
+        let error = refused(|config| config.world.model.autoencoder.frames = 5);
+        assert!(error.contains("128 control steps"), "{error}");
+        let mut whole = Config::profile(Profile::Long);
+        whole.world.model.flow.chunks = 32;
+        whole.validate().unwrap();
     }
 
     #[test]

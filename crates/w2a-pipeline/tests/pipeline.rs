@@ -41,7 +41,8 @@ fn runs_that_were_interrupted_end_like_one_that_was_not() {
     assert!(report.starts_with("<!") && report.contains("World2Act"), "the report is no page");
     assert!(outcome.summary.contains("base_wide_labels"), "{}", outcome.summary);
     let methods = common::evaluation(&straight)["methods"].clone();
-    for (name, _) in w2a_report::METHODS {
+    for name in toy().posttrain.methods {
+        let name = name.as_str();
         assert_eq!(methods[name]["n_episodes"], 4, "{name}: {}", methods[name]);
     }
 
@@ -66,6 +67,75 @@ fn runs_that_were_interrupted_end_like_one_that_was_not() {
     fs_err::create_dir_all(damaged.join("posttrain/w2a_oracle/seed0/checkpoints/000002.partial")).unwrap();
     until(&damaged, Stage::Report, true).unwrap();
     common::assert_same_results(&straight, &damaged);
+}
+
+/// The suite `long` at toy size, with the methods that tell a world model with skills from one without.
+fn toy_long() -> Config {
+    let mut config = toy();
+    config.data.suites = vec!["long".into()];
+    config.data.tasks_per_suite = 1;
+    config.world.skills = true;
+    config.world.model.flow.chunks = 20;
+    config.posttrain.methods = ["base", "w2a_base_wm", "w2a", "w2a_oracle"].map(str::to_owned).to_vec();
+    config
+}
+
+#[test]
+fn long_episodes_are_imagined_skill_by_skill_and_compared_with_windows() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let to = |out: &Path, config: Config, until: Stage| {
+        run(&Request { config, out: out.to_owned(), resume: out.exists(), until }).unwrap()
+    };
+    let (straight, resumed) = (at("straight"), at("resumed"));
+    let outcome = to(&straight, toy_long(), Stage::Report);
+    let report = fs_err::read_to_string(outcome.report.unwrap()).unwrap();
+    for words in ["Skill-WM", "Base-WM", "put the blue block on the plate", "Fréchet distance over the horizon"] {
+        assert!(report.contains(words), "{words} is not in the report");
+    }
+    let methods = common::evaluation(&straight)["methods"].clone();
+    let names: Vec<&String> = methods.as_object().unwrap().keys().collect();
+    assert_eq!(names, ["base", "w2a", "w2a_base_wm", "w2a_oracle"]);
+    let json = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs_err::read_to_string(straight.join(name)).unwrap()).unwrap()
+    };
+    // An episode has 32 chunks, of which a clip has 20 at most.
+    let horizon = json("world/horizon.json");
+    for (index, name) in ["Skill-WM", "Base-WM"].into_iter().enumerate() {
+        let model = &horizon["models"][index];
+        assert_eq!((model["name"].as_str(), model["frechet"].as_array().unwrap().len()), (Some(name), 32));
+        assert!(model["latent_error"].as_array().unwrap().iter().all(|error| error.as_f64().unwrap() > 0.0));
+    }
+    let clips = json("latents/corpus_clips.json");
+    assert_eq!(clips["clips"][0]["prompt"], "put the red block in the bowl");
+    let windows = json("latents/corpus_base_wm_clips.json");
+    assert!(windows["clips"].as_array().unwrap().iter().all(|clip| clip["prompt"].as_str().unwrap().contains("then")));
+    // Both models saw as many clips, and nothing was made that no method needs.
+    assert_eq!(clips["clips"].as_array().unwrap().len(), windows["clips"].as_array().unwrap().len());
+    for absent in ["data/labelled_wide", "policy/base_wide_labels", "posttrain/idm"] {
+        assert!(!straight.join(absent).exists(), "{absent}");
+    }
+
+    // Killed while the second model was trained, and again before the comparison was written.
+    to(&resumed, toy_long(), Stage::World);
+    for folder in ["world/flow_base_wm", "policy"] {
+        let _ = fs_err::remove_dir_all(resumed.join(folder));
+    }
+    for file in ["latents/imagined_tune_base_wm.safetensors", "world/horizon.json"] {
+        fs_err::remove_file(resumed.join(file)).unwrap();
+    }
+    to(&resumed, toy_long(), Stage::Posttrain);
+    to(&resumed, toy_long(), Stage::Report);
+    common::assert_same_results(&straight, &resumed);
+
+    // Without skills the model of windows is the only one.
+    let mut windows = toy_long();
+    windows.world.skills = false;
+    windows.posttrain.methods.retain(|name| name != "w2a_base_wm");
+    to(&at("windows"), windows, Stage::World);
+    assert!(!at("windows/world/flow_base_wm").exists());
+    let latents = at("windows/latents/imagined_posttrain.safetensors");
+    assert_eq!(w2a_nn::read_state(&latents).unwrap()["latents"].shape[..2], [2, 33]);
 }
 
 #[test]

@@ -262,6 +262,7 @@ Settings:
 Examples:
   world2act demo                                         everything at the default size, into runs/demo
   world2act demo --profile smoke --out runs/try          the smallest run, for a first look
+  world2act demo --profile long --out runs/long          tasks of two goals, imagined skill by skill
   world2act demo --resume                                continue after a kill; the numbers stay the same
   world2act align --out runs/a --align.loss.temperature=0.07
   world2act report --out runs/a --resume                 the remaining stages of that run
@@ -286,7 +287,8 @@ struct RunArgs {
 
 #[derive(Clone, Debug, Args)]
 struct ConfigArgs {
-    /// How much to train: smoke (a check that it runs), quick (the default), full (a solid result)
+    /// How much to train: smoke (a check that it runs), quick (the default), full (a solid result); long (tasks of two
+    /// goals: a world model with skills against one without)
     #[arg(long, value_name = "NAME", value_parser = profiles())]
     profile: Option<Profile>,
     /// TOML file with settings; those it leaves out keep the profile's values
@@ -305,7 +307,7 @@ struct ConfigArgs {
 }
 
 fn profiles() -> impl TypedValueParser<Value = Profile> {
-    PossibleValuesParser::new(["smoke", "quick", "full"]).try_map(|name| name.parse::<Profile>())
+    PossibleValuesParser::new(Profile::ALL.map(Profile::name)).try_map(|name| name.parse::<Profile>())
 }
 
 /// Reads a command line, the program's name included.
