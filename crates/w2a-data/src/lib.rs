@@ -12,6 +12,7 @@ mod layouts;
 mod normaliser;
 mod rng;
 mod statistics;
+pub mod video;
 
 pub use atomic::write_atomic;
 pub use chunks::{ActionChunks, ChunkError, Remainder};
