@@ -19,8 +19,8 @@ pub use chunks::{ActionChunks, ChunkError, Remainder};
 pub use dataset::{
     CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, Version,
 };
-pub use hdf5::{DemoRecord, Group, Hdf5Dataset, Hdf5Error, Profile};
 pub use episode::{Camera, Episode, EpisodeError, Observation};
+pub use hdf5::{DemoRecord, Group, Hdf5Dataset, Hdf5Error, Profile};
 pub use layouts::{Clip, ClipLayout, ClipName, Clips, LayoutError, SkillRange, SkillRanges, WINDOW_STEPS, Window};
 pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};
 pub use rng::stream;

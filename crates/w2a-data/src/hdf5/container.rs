@@ -58,6 +58,11 @@ impl Container {
             return Err(Hdf5Error::NotHdf5 { file: path.to_owned() });
         }
         let file = guarded(path, "the file's head", || File::open_streaming(path))?;
+        let (base, end) = (file.superblock().base_address.get(), file.superblock().eof_address);
+        if base.checked_add(end).is_none_or(|end| end > size) {
+            let what = "number of bytes";
+            return Err(Hdf5Error::mismatch(path, what, size, format!("{end}, as its head says"), RESTORE));
+        }
         Ok(Self { path: path.to_owned(), size, file })
     }
 
@@ -105,7 +110,11 @@ impl Container {
         let found = guarded(&self.path, name, || match self.file.dataset(name) {
             Err(hdf5_pure::Error::Format(FormatError::PathNotFound(_))) => Ok(None),
             Err(error) => Err(error),
-            Ok(dataset) => Ok(Some((dataset.shape()?, dataset.dtype()?, dataset.element_size()?, dataset))),
+            Ok(dataset) => {
+                // Asked for only to notice here, and not at the first read, that the layout is too new.
+                dataset.layout()?;
+                Ok(Some((dataset.shape()?, dataset.dtype()?, dataset.element_size()?, dataset)))
+            }
         })?;
         let Some((shape, dtype, element_size, dataset)) = found else { return Ok(None) };
         let refuse = |got: String, expected: String| {
@@ -166,13 +175,8 @@ impl Container {
 }
 
 /// Runs a step of the HDF5 library on untrusted bytes; should it assert on damage, that is an error like any other.
-fn guarded<T>(
-    path: &Path,
-    object: &str,
-    step: impl FnOnce() -> Result<T, hdf5_pure::Error>,
-) -> Result<T, Hdf5Error> {
-    let damaged =
-        |reason: String| Hdf5Error::Damaged { file: path.to_owned(), object: object.to_owned(), reason };
+fn guarded<T>(path: &Path, object: &str, step: impl FnOnce() -> Result<T, hdf5_pure::Error>) -> Result<T, Hdf5Error> {
+    let damaged = |reason: String| Hdf5Error::Damaged { file: path.to_owned(), object: object.to_owned(), reason };
     // Nothing of ours is changed inside, so nothing can be left half done.
     match catch_unwind(AssertUnwindSafe(step)) {
         Ok(Ok(value)) => Ok(value),

@@ -126,7 +126,13 @@ impl Hdf5Dataset {
                 for text in container.texts(&array)? {
                     let named = |record: &&DemoRecord| format!("demo_{}", record.demo) == text;
                     let record = same_file.iter().find(named).ok_or_else(|| {
-                        Hdf5Error::mismatch(&first.file, format!("an entry of {name}"), text.clone(), "a demonstration", RECORD)
+                        Hdf5Error::mismatch(
+                            &first.file,
+                            format!("an entry of {name}"),
+                            text.clone(),
+                            "a demonstration",
+                            RECORD,
+                        )
                     })?;
                     members.push(record.index);
                 }

@@ -10,5 +10,5 @@ mod profile;
 
 pub use dataset::{DemoRecord, Hdf5Dataset};
 pub use error::Hdf5Error;
-pub use profile::{Group, Profile};
 pub(crate) use profile::libero_instruction;
+pub use profile::{Group, Profile};

@@ -49,8 +49,7 @@ const ROBOCASA_STATE: &[Key] = &[
     ("robot0_joint_vel", 7),
 ];
 
-const ARM_AND_GRIPPER: &[Key] =
-    &[("x", 1), ("y", 1), ("z", 1), ("roll", 1), ("pitch", 1), ("yaw", 1), ("gripper", 1)];
+const ARM_AND_GRIPPER: &[Key] = &[("x", 1), ("y", 1), ("z", 1), ("roll", 1), ("pitch", 1), ("yaw", 1), ("gripper", 1)];
 const LIBERO_STATE_GROUPS: &[Key] =
     &[("x", 1), ("y", 1), ("z", 1), ("roll", 1), ("pitch", 1), ("yaw", 1), ("gripper", 2)];
 const ROBOCASA_ACTION: &[Key] = &[

@@ -45,7 +45,6 @@ pub struct Clips {
 }
 
 /// Where the actions are.
-#[expect(clippy::large_enum_variant, reason = "there is one per set of clips")]
 enum Actions {
     Hdf5(Hdf5Dataset),
     LeRobot(Dataset),
@@ -59,12 +58,7 @@ impl Clips {
     /// # Errors
     /// [`LayoutError`] if a name does not parse, a clip's demonstration or skill is missing or ambiguous, or the actions
     /// cannot be opened.
-    pub fn open(
-        layout: ClipLayout,
-        videos: &Path,
-        actions: &Path,
-        ranges: Option<&Path>,
-    ) -> Result<Self, LayoutError> {
+    pub fn open(layout: ClipLayout, videos: &Path, actions: &Path, ranges: Option<&Path>) -> Result<Self, LayoutError> {
         let named = names(layout, videos)?;
         let ranges = match layout {
             ClipLayout::RoboCasa => {
@@ -151,7 +145,7 @@ impl Index {
     fn of(layout: ClipLayout, dataset: &Hdf5Dataset) -> Self {
         let mut index: HashMap<_, Vec<usize>> = HashMap::new();
         for record in dataset.records() {
-            for task in tasks(layout, &record.file) {
+            if let Some(task) = tasks(layout, &record.file) {
                 index.entry((task, record.demo)).or_default().push(record.index);
             }
         }
@@ -169,11 +163,9 @@ impl Index {
         match self.0.get(&(task.clone(), name.demo())).map(Vec::as_slice) {
             None | Some([]) => Ok(None),
             Some([only]) => Ok(Some(*only)),
-            Some([one, other, ..]) => Err(LayoutError::Ambiguous {
-                task: task.clone(),
-                demo: name.demo(),
-                files: (file(*one), file(*other)),
-            }),
+            Some([one, other, ..]) => {
+                Err(LayoutError::Ambiguous { task: task.clone(), demo: name.demo(), files: (file(*one), file(*other)) })
+            }
         }
     }
 }

@@ -18,6 +18,6 @@ mod window;
 
 pub use clips::{Clip, Clips};
 pub use error::LayoutError;
-pub use name::{ClipName, ClipLayout};
+pub use name::{ClipLayout, ClipName};
 pub use ranges::{SkillRange, SkillRanges};
 pub use window::{WINDOW_STEPS, Window};

@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn a_skill_past_the_end_of_its_demonstration_is_refused() {
-        let ranges = parse(r#"{"A": {"7": {"1": {"start": 5, "end": 10}, "2": {"start": 0, "end": 18446744073709551615}}}}"#);
+        let ranges =
+            parse(r#"{"A": {"7": {"1": {"start": 5, "end": 10}, "2": {"start": 0, "end": 18446744073709551615}}}}"#);
         let ranges = ranges.unwrap();
         for index in [1, 2] {
             let range = ranges.get("A", 7, index).unwrap();

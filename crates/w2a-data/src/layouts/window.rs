@@ -83,7 +83,12 @@ mod tests {
     fn steps_of(window: &Window, steps: usize) -> Vec<i64> {
         let cut = window.cut(&actions(steps), 2, &mut stream(1, "window")).unwrap();
         assert_eq!(cut.len(), WINDOW_STEPS * 2);
-        cut.chunks(2).map(|row| { assert_eq!(row[0], -row[1]); row[0] as i64 }).collect()
+        cut.chunks(2)
+            .map(|row| {
+                assert_eq!(row[0], -row[1]);
+                row[0] as i64
+            })
+            .collect()
     }
 
     #[test]
@@ -121,7 +126,8 @@ mod tests {
 
     #[test]
     fn no_actions_ragged_actions_and_skills_past_the_end_are_refused() {
-        let cut = |window: Window, actions: &[f32], width| window.cut(actions, width, &mut stream(1, "window")).is_err();
+        let cut =
+            |window: Window, actions: &[f32], width| window.cut(actions, width, &mut stream(1, "window")).is_err();
         assert!(cut(Window::Whole, &[], 2));
         assert!(cut(Window::Whole, &[1.0; 3], 2));
         assert!(cut(Window::Whole, &[1.0; 4], 0));
