@@ -116,6 +116,15 @@ impl Profile {
         }
     }
 
+    /// The name that GR00T's configurations have for a camera.
+    pub fn gr00t_camera(self, camera: &str) -> &str {
+        match (self, camera) {
+            (Self::Libero, "agentview") => "image",
+            (Self::Libero, "eye_in_hand") => "wrist_image",
+            _ => camera,
+        }
+    }
+
     /// How many rows later the action of an observation stands.
     pub(super) fn action_lag(self) -> usize {
         usize::from(self == Self::Libero)

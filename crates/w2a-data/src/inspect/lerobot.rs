@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Inspection;
 use crate::convert::{NOTES, Notes};
-use crate::{Dataset, Episode, Source, Statistics, StatisticsBuilder, Version};
+use crate::{Dataset, DatasetError, Episode, Source, Statistics, StatisticsBuilder, Version};
 
 const STATE: &str = "observation.state";
 const ACTION: &str = "action";
@@ -38,6 +38,22 @@ pub fn describe(dataset: &Dataset, report: &mut Inspection) {
         // Writers without names number the entries.
         let is_numbered = names.iter().enumerate().all(|(index, name)| *name == index.to_string());
         report.names = if is_numbered { Vec::new() } else { names };
+    }
+}
+
+/// The file that an error is about, where it is about one.
+pub fn file_of(error: &DatasetError) -> Option<&Path> {
+    match error {
+        DatasetError::Missing { file, .. }
+        | DatasetError::Json { file, .. }
+        | DatasetError::Template { file, .. }
+        | DatasetError::Mismatch { file, .. }
+        | DatasetError::Parquet { file, .. }
+        | DatasetError::Image { file, .. }
+        | DatasetError::NotFinite { file, .. }
+        | DatasetError::Version { file, .. } => Some(file),
+        DatasetError::Io { path, .. } => Some(path),
+        _ => None,
     }
 }
 
@@ -132,7 +148,8 @@ impl Recorded {
     /// Compares the statistics of the whole, if all of it was read.
     pub fn finish(self, report: &mut Inspection) {
         if let (Some((file, _)), 2..) = (&self.episodes, self.stale) {
-            let message = format!("{}: {} more statistics are stale or missing; {RENEW}", file.display(), self.stale - 1);
+            let message =
+                format!("{}: {} more statistics are stale or missing; {RENEW}", file.display(), self.stale - 1);
             report.problem(file, None, message);
         }
         let Some((file, value)) = self.whole.filter(|_| report.good_episodes == report.episodes) else { return };
@@ -187,7 +204,9 @@ fn difference(stated: Option<&Value>, own: &Statistics) -> Option<String> {
             let own_value = f64::from(*own_value);
             let allowed = TOLERANCE * spread.max(own_value.abs()).max(TOLERANCE);
             if (stated - own_value).abs() > allowed || !stated.is_finite() {
-                return Some(format!("{name}[{entry}] is {stated}, the rows have {own_value}: the statistics are stale"));
+                return Some(format!(
+                    "{name}[{entry}] is {stated}, the rows have {own_value}: the statistics are stale"
+                ));
             }
         }
     }

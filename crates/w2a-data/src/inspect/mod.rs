@@ -83,11 +83,7 @@ pub struct Problem {
 ///
 /// # Errors
 /// [`SourceError::Unknown`] if there is no dataset at `path`.
-pub fn inspect(
-    path: &Path,
-    skip_bad: bool,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Inspection, SourceError> {
+pub fn inspect(path: &Path, skip_bad: bool, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection, SourceError> {
     let mut report = Inspection {
         path: path.to_owned(),
         format: "unreadable".into(),
@@ -211,7 +207,7 @@ fn entry_names(groups: &[crate::Group]) -> Vec<String> {
 fn file_of(source: &Source, error: &SourceError, index: usize) -> PathBuf {
     match (source, error) {
         (Source::Hdf5(dataset), _) => dataset.records().get(index).map(|record| record.file.clone()),
-        (Source::LeRobot(_), SourceError::LeRobot(error)) => error.file().map(Path::to_owned),
+        (Source::LeRobot(_), SourceError::LeRobot(error)) => lerobot::file_of(error).map(Path::to_owned),
         _ => None,
     }
     .unwrap_or_else(|| source.path().to_owned())
