@@ -7,6 +7,7 @@ mod arms;
 mod config;
 mod context;
 mod data;
+mod data_tools;
 mod error;
 mod eval;
 mod parity;
@@ -23,9 +24,13 @@ use std::path::{Path, PathBuf};
 pub use config::{
     AlignSection, Config, DataSection, EvalSection, PolicySection, PosttrainSection, Profile, Stage, WorldSection,
 };
+pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use error::PipelineError;
 pub use parity::{Parity, parity};
 pub use weights::{convert_weights, list_weights};
+
+/// How [`convert_data`] converts, and the versions it can write.
+pub use w2a_data::{ConvertOptions, Version as DatasetVersion};
 
 use context::Context;
 

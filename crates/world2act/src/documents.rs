@@ -58,7 +58,12 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
         let layers = match parse(words.clone()).unwrap_or_else(|error| panic!("{place}: {words:?}: {error}")) {
             Action::Run(run) => run.layers,
             Action::Config(layers) => layers,
-            Action::Doctor | Action::Parity { .. } | Action::ListWeights(_) | Action::ConvertWeights { .. } => continue,
+            Action::Doctor
+            | Action::Parity { .. }
+            | Action::InspectData { .. }
+            | Action::ConvertData { .. }
+            | Action::ListWeights(_)
+            | Action::ConvertWeights { .. } => continue,
         };
         // Settings are checked too, except where they come from a file that the reader is to write.
         if layers.config.is_none() {

@@ -29,10 +29,10 @@ pub enum ConvertError {
     },
     /// The input.
     #[error("{0}; add --skip-bad to leave such episodes out")]
-    Episode(SourceError),
+    Episode(Box<SourceError>),
     /// The input could not be opened.
     #[error(transparent)]
-    Source(SourceError),
+    Source(Box<SourceError>),
     /// The output.
     #[error(transparent)]
     Dataset(#[from] DatasetError),

@@ -74,7 +74,7 @@ pub fn convert(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Converted, ConvertError> {
     check(output, options)?;
-    let source = Source::open(input).map_err(ConvertError::Source)?;
+    let source = Source::open(input).map_err(|error| ConvertError::Source(Box::new(error)))?;
     let staging = Staging::create(output)?;
     let spec = source.spec().clone();
     let mut gr00t = options.gr00t_horizon.map(|horizon| gr00t::Flavour::new(&source, horizon));
@@ -94,7 +94,7 @@ pub fn convert(
             Err(error) if options.skip_bad => {
                 converted.skipped.push(Skipped { episode: index, reason: error.to_string() });
             }
-            Err(error) => return Err(ConvertError::Episode(error)),
+            Err(error) => return Err(ConvertError::Episode(Box::new(error))),
         }
         progress(index + 1, total);
     }
