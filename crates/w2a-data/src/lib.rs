@@ -21,7 +21,8 @@ pub use atomic::write_atomic;
 pub use chunks::{ActionChunks, ChunkError, Remainder};
 pub use convert::{ConvertError, ConvertOptions, Converted, Skipped, convert};
 pub use dataset::{
-    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, Version,
+    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, FeatureSpec, Modality,
+    ModalityName, ModalitySlice, Step, StepReader, Version,
 };
 pub use episode::{Camera, Episode, EpisodeError, Observation};
 pub use hdf5::{DemoRecord, Group, Hdf5Dataset, Hdf5Error, Profile};

@@ -96,7 +96,9 @@ fn every_frame_of_every_kind_of_stream_is_the_one_asked_for() {
         }
         for range in [7..8, 5..19, 29..30, 11..11] {
             let part: Vec<Vec<u8>> = reader.stream(range.clone()).unwrap().map(Result::unwrap).collect();
-            assert!(part == streamed[range.clone()], "{name}: frames {range:?}");
+            let levels = |frames: &[Vec<u8>]| frames.iter().map(|rgb| rgb[0]).collect::<Vec<_>>();
+            let (got, expected) = (levels(&part), levels(&streamed[range.clone()]));
+            assert!(part == streamed[range.clone()], "{name}: frames {range:?} are {got:?}, expected {expected:?}");
         }
         let order = [29, 3, 4, 17, 0, 3, 12, 27, 28, 8, 6];
         for (rgb, number) in reader.frames(&order).unwrap().iter().zip(order) {

@@ -2,8 +2,31 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
-/// Boxes that hold boxes which matter here.
-const CONTAINERS: [&[u8; 4]; 7] = [b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"];
+/// Boxes that hold boxes, and the bytes before these: all that the parser looks into. It trusts what it finds there so far
+/// that a box of no length would keep it forever.
+const CONTAINERS: [(&[u8; 4], u64); 21] = [
+    (b"moov", 0),
+    (b"trak", 0),
+    (b"mdia", 0),
+    (b"minf", 0),
+    (b"stbl", 0),
+    (b"moof", 0),
+    (b"traf", 0),
+    (b"dinf", 0),
+    (b"edts", 0),
+    (b"mvex", 0),
+    (b"udta", 0),
+    (b"ilst", 0),
+    (b"dref", 8),
+    (b"stsd", 8),
+    (b"avc1", 78),
+    (b"hvc1", 78),
+    (b"hev1", 78),
+    (b"av01", 78),
+    (b"vp08", 78),
+    (b"vp09", 78),
+    (b"mp4a", 28),
+];
 /// More boxes than any camera's file has; walking a hostile file stays short.
 const MAX_BOXES: usize = 200_000;
 
@@ -15,8 +38,8 @@ pub(super) fn check(reader: &mut (impl Read + Seek), size: u64) -> std::io::Resu
     if size == 0 {
         return Ok(Err("it is empty (0 bytes)".into()));
     }
-    let mut found = Found { file_bytes: size, boxes: 0, has_index: false };
-    let walked = walk(reader, 0, size, &mut found)?;
+    let mut found = Found { file_bytes: size, boxes: 0, frames: 0, has_index: false };
+    let walked = walk(reader, b"file", 0, size, &mut found)?;
     Ok(walked.and_then(|()| match found.has_index {
         true => Ok(()),
         false => Err("it has no index (box moov), which is written last".into()),
@@ -26,11 +49,24 @@ pub(super) fn check(reader: &mut (impl Read + Seek), size: u64) -> std::io::Resu
 struct Found {
     file_bytes: u64,
     boxes: usize,
+    /// Promised by all tables together.
+    frames: u64,
     has_index: bool,
+}
+
+impl Found {
+    fn promise(&mut self, count: Option<u64>) -> Result<(), String> {
+        self.frames += count.unwrap_or(0);
+        match self.frames > self.file_bytes {
+            true => Err(format!("its index promises {} frames, more than it has bytes", self.frames)),
+            false => Ok(()),
+        }
+    }
 }
 
 fn walk(
     reader: &mut (impl Read + Seek),
+    parent: &[u8; 4],
     mut position: u64,
     end: u64,
     found: &mut Found,
@@ -42,6 +78,10 @@ fn walk(
         }
         let mut header = [0; 8];
         if end - position < 8 {
+            // QuickTime ends some lists with four zeros.
+            if end < found.file_bytes {
+                break;
+            }
             return Ok(Err(format!("{} stray bytes at byte {position} are no box", end - position)));
         }
         reader.seek(SeekFrom::Start(position))?;
@@ -62,25 +102,31 @@ fn walk(
             return Ok(Err(format!("box {name:?} at byte {position} claims {bytes} bytes, of which {room} are there")));
         };
         let contents = position + header_bytes;
-        match &kind {
+        let before = match &kind {
             // Version and flags, then the size of all samples or 0, then their number.
             b"stsz" => {
-                if let Some(count) = read_u32(reader, contents + 8, box_end)?.filter(|&n| n > found.file_bytes) {
-                    return Ok(Err(format!("its index promises {count} frames, more than it has bytes")));
-                }
-            }
-            b"trun" => {
-                if let Some(count) = read_u32(reader, contents + 4, box_end)?.filter(|&n| n > found.file_bytes) {
-                    return Ok(Err(format!("a fragment promises {count} frames, more than the file has bytes")));
-                }
-            }
-            kind if CONTAINERS.contains(&kind) => {
-                found.has_index |= *kind == *b"moov";
-                if let Err(what) = walk(reader, contents, box_end, found)? {
+                if let Err(what) = found.promise(read_u32(reader, contents + 8, box_end)?) {
                     return Ok(Err(what));
                 }
+                None
             }
-            _ => {}
+            b"trun" => {
+                if let Err(what) = found.promise(read_u32(reader, contents + 4, box_end)?) {
+                    return Ok(Err(what));
+                }
+                None
+            }
+            // With version and flags, which are 0, or as QuickTime has it without.
+            b"meta" => Some(if read_u32(reader, contents, box_end)? == Some(0) { 4 } else { 0 }),
+            // The entries of a list of titles and dates.
+            _ if parent == b"ilst" => Some(0),
+            kind => CONTAINERS.iter().find(|(container, _)| *container == kind).map(|(_, before)| *before),
+        };
+        found.has_index |= kind == *b"moov";
+        if let Some(before) = before
+            && let Err(what) = walk(reader, &kind, (contents + before).min(box_end), box_end, found)?
+        {
+            return Ok(Err(what));
         }
         position = box_end;
     }
@@ -121,7 +167,7 @@ mod tests {
         assert!(check_bytes(&counted(b"stsz", u32::MAX)).unwrap_err().contains("promises 4294967295 frames"));
         let trun = [&[0; 4][..], &u32::MAX.to_be_bytes()].concat();
         let fragment = boxed(b"moof", &boxed(b"traf", &boxed(b"trun", &trun)));
-        assert!(check_bytes(&fragment).unwrap_err().contains("a fragment promises"));
+        assert!(check_bytes(&fragment).unwrap_err().contains("promises 4294967295 frames"));
     }
 
     #[test]

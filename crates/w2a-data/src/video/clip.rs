@@ -83,6 +83,23 @@ impl Clip {
         Ok(clips)
     }
 
+    /// The clip of ascending `frames`, decoded in one go from the first to the last; `None` of none.
+    ///
+    /// # Errors
+    /// As [`Clip::plan`].
+    pub fn of_ascending(index: &Arc<Mp4Index>, frames: &[usize]) -> Result<Option<Self>, VideoError> {
+        let (mut start, mut end) = (usize::MAX, 0);
+        for &frame in frames {
+            (start, end) = (start.min(index.start_for(frame)?), end.max(index.sample_of(frame)?));
+        }
+        if frames.is_empty() {
+            return Ok(None);
+        }
+        let mut clip = Self { sources: vec![index.clone()], parts: vec![], wanted: vec![], can_grow: false };
+        clip.append(index, start..end + 1, &frames.iter().copied().collect());
+        Ok(Some(clip))
+    }
+
     fn append(&mut self, index: &Arc<Mp4Index>, span: std::ops::Range<usize>, frames: &HashSet<usize>) {
         if self.sources.last().is_none_or(|last| last.id() != index.id()) {
             self.sources.push(index.clone());

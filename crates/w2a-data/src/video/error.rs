@@ -1,6 +1,6 @@
 //! Why a video could not be read or written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A video that cannot be read or written; every message names the file and what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +106,21 @@ pub enum VideoError {
 }
 
 impl VideoError {
+    /// The video that it is about, if it is about one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::NoFfmpeg { .. } => None,
+            Self::Io { path, .. }
+            | Self::Damaged { path, .. }
+            | Self::Unsupported { path, .. }
+            | Self::NoFrame { path, .. }
+            | Self::NoTimestamp { path, .. }
+            | Self::Decode { path, .. }
+            | Self::Encode { path, .. }
+            | Self::Specification { path, .. } => Some(path),
+        }
+    }
+
     /// Attaches operation and path to an I/O error.
     pub(super) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

@@ -19,6 +19,7 @@ mod reader;
 mod writer;
 
 pub use cache::FrameCache;
+pub(crate) use cache::Lru;
 pub use error::VideoError;
 pub use ffmpeg::ffmpeg;
 pub use index::{Codec, Mp4Index};

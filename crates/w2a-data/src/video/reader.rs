@@ -88,11 +88,11 @@ impl VideoReader {
     /// # Errors
     /// [`VideoError`] if the range leaves the video or ffmpeg is missing.
     pub fn stream(&self, frames: Range<usize>) -> Result<FrameStream, VideoError> {
-        FrameStream::start(&self.index, frames, threads())
+        FrameStream::start(&self.index, &frames.collect::<Vec<_>>(), threads())
     }
 }
 
-/// The frames of a range of one video, decoded as they are asked for.
+/// Ascending frames of one video, decoded as they are asked for.
 pub struct FrameStream {
     decoder: Option<Decoder>,
     frame_len: usize,
@@ -100,11 +100,10 @@ pub struct FrameStream {
 }
 
 impl FrameStream {
-    pub(crate) fn start(index: &Arc<Mp4Index>, frames: Range<usize>, threads: usize) -> Result<Self, VideoError> {
+    /// Starts decoding the ascending `frames` with that many threads.
+    pub(crate) fn start(index: &Arc<Mp4Index>, frames: &[usize], threads: usize) -> Result<Self, VideoError> {
         let remaining = frames.len();
-        let wanted: Vec<_> = frames.map(|frame| (index.clone(), frame)).collect();
-        // A range is one way through the file, so that it is one clip.
-        let clip = Clip::plan(&wanted)?.pop();
+        let clip = Clip::of_ascending(index, frames)?;
         let decoder = clip.map(|clip| Decoder::start(clip, threads)).transpose()?;
         Ok(Self { decoder, frame_len: index.frame_len(), remaining })
     }

@@ -26,6 +26,21 @@ impl Encoding {
         }
     }
 
+    /// Checks that frames of `height` x `width` can be encoded.
+    ///
+    /// # Errors
+    /// Which sizes can.
+    pub fn check_size(self, height: usize, width: usize) -> Result<(), &'static str> {
+        // The colours of four pixels are one sample; SVT-AV1 knows no smaller picture than its block.
+        if ![height, width].iter().all(|&side| side > 0 && side <= 8192 && side.is_multiple_of(2)) {
+            return Err("even sides of 2 to 8192");
+        }
+        if self == Self::Av1 && height.min(width) < 64 {
+            return Err("sides of at least 64 for AV1 (H.264 has no such limit)");
+        }
+        Ok(())
+    }
+
     fn arguments(self) -> &'static [&'static str] {
         match self {
             Self::Av1 => &["-c:v", "libsvtav1", "-preset", "12", "-crf", "30"],
@@ -61,15 +76,8 @@ impl VideoWriter {
         let wrong = |what, got: String, expected: &str| {
             Err(VideoError::Specification { path: path.clone(), what, got, expected: expected.into() })
         };
-        if ![height, width].iter().all(|&side| side > 0 && side <= 8192 && side.is_multiple_of(2)) {
-            return wrong("the size of a frame", format!("{height}x{width}"), "even sides of 2 to 8192");
-        }
-        if encoding == Encoding::Av1 && height.min(width) < 64 {
-            return wrong(
-                "the size of a frame",
-                format!("{height}x{width}"),
-                "sides of at least 64 for AV1; use H.264",
-            );
+        if let Err(expected) = encoding.check_size(height, width) {
+            return wrong("the size of a frame", format!("{height}x{width}"), expected);
         }
         if fps == 0 {
             return wrong("the frame rate", "0".into(), "at least 1 frame per second");
