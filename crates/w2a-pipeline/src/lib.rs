@@ -9,6 +9,7 @@ mod config;
 mod context;
 mod corpus;
 mod data;
+mod data_tools;
 mod error;
 mod eval;
 mod horizon;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 pub use config::{
     AlignSection, Config, DataSection, EvalSection, PolicySection, PosttrainSection, Profile, Stage, WorldSection,
 };
+pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use error::PipelineError;
 pub use imagine::{
     ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
@@ -35,6 +37,9 @@ pub use parity::{Parity, parity};
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;
 pub use weights::{convert_weights, list_weights};
+
+/// How [`convert_data`] converts, and the versions it can write.
+pub use w2a_data::{ConvertOptions, Version as DatasetVersion};
 
 use context::Context;
 

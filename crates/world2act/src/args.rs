@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use toml::Value;
-use w2a_pipeline::{Profile, Stage};
+use w2a_pipeline::{ConvertOptions, DatasetVersion, Profile, Stage};
 
 mod world;
 
@@ -36,6 +36,24 @@ pub enum Action {
     },
     /// Use a world model on its own.
     World(WorldAction),
+    /// Say what a dataset is and what is wrong with it.
+    InspectData {
+        /// The dataset.
+        path: PathBuf,
+        /// Whether to go on after an episode that cannot be read.
+        skip_bad: bool,
+        /// Whether to print JSON.
+        json: bool,
+    },
+    /// Write a dataset as a LeRobot dataset.
+    ConvertData {
+        /// What is read.
+        input: PathBuf,
+        /// What is written.
+        output: PathBuf,
+        /// How.
+        options: ConvertOptions,
+    },
     /// Print what is in a weights file.
     ListWeights(PathBuf),
     /// Write a weights file as safetensors.
@@ -160,9 +178,9 @@ enum Command {
     /// Run every stage and write report.html
     #[command(after_long_help = LONG_HELP)]
     Demo(RunArgs),
-    /// Run until demonstrations and action-free videos are recorded
+    /// Run until demonstrations and action-free videos are recorded; or inspect or convert datasets
     #[command(after_long_help = LONG_HELP)]
-    Data(RunArgs),
+    Data(DataArgs),
     /// Run until the world model is trained and has imagined; or use it on its own
     #[command(after_long_help = LONG_HELP)]
     World(WorldArgs),
@@ -236,6 +254,61 @@ struct DoctorArgs {
     device: Option<String>,
 }
 
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct DataArgs {
+    #[command(subcommand)]
+    command: Option<DataCommand>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum DataCommand {
+    /// Say what a dataset is, what is in it and what is wrong with it; exit code 2 if anything is
+    Inspect {
+        /// A LeRobot dataset, an HDF5 file, or a folder of HDF5 files
+        path: PathBuf,
+        /// Go on after an episode that cannot be read
+        #[arg(long)]
+        skip_bad: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a dataset as a LeRobot dataset
+    Convert {
+        /// A LeRobot dataset, an HDF5 file, or a folder of HDF5 files
+        input: PathBuf,
+        /// The folder to write; must not exist
+        output: PathBuf,
+        /// The version to write: v2.1 (GR00T, openpi) or v3.0 (LeRobot from 0.4 on)
+        #[arg(long, value_name = "VERSION", value_parser = versions())]
+        to: DatasetVersion,
+        /// Leave out episodes that cannot be read; they are counted and named
+        #[arg(long)]
+        skip_bad: bool,
+        /// Add what GR00T's loader needs: modality.json, stats.json and relative_stats.json (v2.1 only)
+        #[arg(long)]
+        gr00t: bool,
+        /// Steps of the windows of GR00T's relative-action statistics
+        #[arg(long, value_name = "STEPS", requires = "gr00t", default_value_t = 16)]
+        horizon: usize,
+    },
+}
+
+impl DataCommand {
+    fn action(self) -> Action {
+        match self {
+            Self::Inspect { path, skip_bad, json } => Action::InspectData { path, skip_bad, json },
+            Self::Convert { input, output, to, skip_bad, gr00t, horizon } => {
+                let options = ConvertOptions { version: to, skip_bad, gr00t_horizon: gr00t.then_some(horizon) };
+                Action::ConvertData { input, output, options }
+            }
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum WeightsCommand {
     /// Print names, types and shapes
@@ -266,12 +339,14 @@ Examples:
   world2act demo --resume                                continue after a kill; the numbers stay the same
   world2act align --out runs/a --align.loss.temperature=0.07
   world2act report --out runs/a --resume                 the remaining stages of that run
+  world2act data inspect demos --skip-bad                what a dataset is and what is wrong with it
+  world2act data convert demos lerobot --to v3.0         any dataset that is read, as a LeRobot dataset
   world2act config --profile full > full.toml            a file to edit and to pass as --config full.toml
 
 Exit codes:
   0  done
   1  our fault or the machine's: a bug, a training that diverged, a full disk, numbers that fail `doctor --parity`
-  2  yours to mend: an unknown setting, a missing file, a folder that already holds a run";
+  2  yours to mend: an unknown setting, a missing file, a folder that already holds a run, problems in a dataset";
 
 #[derive(Clone, Debug, Args)]
 struct RunArgs {
@@ -306,6 +381,12 @@ struct ConfigArgs {
     device: Option<String>,
 }
 
+fn versions() -> impl TypedValueParser<Value = DatasetVersion> {
+    // The list holds nothing else, so that every name is one of a version.
+    PossibleValuesParser::new(["v2.1", "v3.0"])
+        .map(|name| DatasetVersion::from_name(&name).unwrap_or(DatasetVersion::V30))
+}
+
 fn profiles() -> impl TypedValueParser<Value = Profile> {
     PossibleValuesParser::new(Profile::ALL.map(Profile::name)).try_map(|name| name.parse::<Profile>())
 }
@@ -318,7 +399,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
     let (plain, dotted) = split(arguments)?;
     let action = match Cli::try_parse_from(plain)?.command {
         Command::Demo(args) => args.request(Stage::Report, "runs/demo", dotted),
-        Command::Data(args) => args.request(Stage::Data, DEFAULT_OUT, dotted),
+        Command::Data(DataArgs { command: None, run }) => run.request(Stage::Data, DEFAULT_OUT, dotted),
+        Command::Data(DataArgs { command: Some(command), .. }) => {
+            no_settings("data inspect and data convert", dotted)?;
+            command.action()
+        }
         Command::World(WorldArgs { command: None, run }) => run.request(Stage::World, DEFAULT_OUT, dotted),
         Command::World(WorldArgs { command: Some(command), .. }) => {
             no_settings(command.name(), dotted)?;

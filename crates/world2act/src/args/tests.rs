@@ -164,3 +164,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn data_is_a_stage_and_has_commands_of_its_own() {
+    assert_eq!(run(&["data", "--out", "runs/a", "--resume"]).until, Stage::Data);
+    assert_eq!(run(&["data", "--data.labelled=3"]).layers.overrides.len(), 1);
+    let Action::InspectData { skip_bad: true, json: true, .. } =
+        parse(os(&["data", "inspect", "demos", "--skip-bad", "--json"])).unwrap()
+    else {
+        panic!("not an inspection");
+    };
+    let convert = |more: &[&str]| match parse(os(&[&["data", "convert", "a", "b"], more].concat())) {
+        Ok(Action::ConvertData { options, .. }) => Ok(options),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.to_string()),
+    };
+    let options = convert(&["--to", "v2.1", "--gr00t"]).unwrap();
+    assert_eq!((options.version, options.gr00t_horizon), (DatasetVersion::V21, Some(16)));
+    let options = convert(&["--to", "v3.0", "--skip-bad"]).unwrap();
+    assert!(options.skip_bad && options.gr00t_horizon.is_none() && options.version == DatasetVersion::V30);
+    assert!(convert(&["--to", "v2.0"]).unwrap_err().contains("v2.1"));
+    assert!(convert(&["--to", "v2.1", "--horizon", "8"]).unwrap_err().contains("--gr00t"));
+    for mixed in [&["data", "--resume", "inspect", "demos"][..], &["data", "inspect", "demos", "--data.labelled=3"]] {
+        assert!(parse(os(mixed)).is_err(), "{mixed:?}");
+    }
+}
