@@ -8,7 +8,7 @@ use w2a_pipeline::{
     Config, ImagineRequest, Imagined, PipelineError, PreviewRequest, Request, Rig, ScenesRequest, Shard, Stage,
     export_scenes, imagine, preview, run,
 };
-use w2a_world::{load_imagination, load_latents};
+use w2a_world::{LatentShape, Latents, load_imagination, load_latents, save_latents};
 
 /// A run of toy size whose world model is trained, and a folder of six episodes; made once for all tests.
 fn world() -> &'static (tempfile::TempDir, PathBuf, PathBuf) {
@@ -198,6 +198,8 @@ fn files_of_others_no_world_model_and_results_in_the_input_are_refused() {
     fs_err::copy(world().1.join("config.toml"), untrained.join("config.toml")).unwrap();
     assert!(refused(&ImagineRequest { world: untrained, ..whole }).contains("world/autoencoder is at step 0 of 8"));
     assert!(refused(&request(&folder.path().join("nothing"), folder.path().join("o"))).contains("nothing"));
+    fs_err::write(folder.path().join("file"), "").unwrap();
+    assert!(refused(&request(input.path(), folder.path().join("file"))).contains("a folder that can be made"));
 }
 
 #[test]
@@ -227,6 +229,11 @@ fn previews_are_moving_pictures_of_what_was_imagined() {
     let all = load_latents(&run).unwrap().len();
     let some = PreviewRequest { latents: vec![run], count: 1, ..request("some.gif") };
     assert!(preview(&some).unwrap().starts_with(&format!("1 of {all} videos, 65 frames")));
+    let other = folder.path().join("other.safetensors");
+    let shape = LatentShape { channels: 1, height: 2, width: 2 };
+    save_latents(&other, &[Latents { shape, data: vec![0.0; 8] }]).unwrap();
+    let error = preview(&PreviewRequest { latents: vec![other], ..request("other.gif") }).unwrap_err().to_string();
+    assert!(error.contains("other.safetensors: expected latents of this world model"), "{error}");
     let foreign = PreviewRequest { latents: vec![folder.path().join("both.gif")], ..request("foreign.gif") };
     assert!(preview(&foreign).unwrap_err().is_users_mistake() && !folder.path().join("foreign.gif").exists());
 }

@@ -35,7 +35,7 @@ pub(crate) fn plan(input: &Path) -> Result<Vec<Result<Episode, ImagineError>>, I
     let mut found = Vec::new();
     walk(input, "", &mut found)?;
     if found.is_empty() {
-        return Err(ImagineError::Folder {
+        return Err(ImagineError::Place {
             path: input.to_owned(),
             expected: format!("a folder per episode, with {FIRST_FRAME} and aa_0.txt, aa_1.txt, ... or {PROMPT}"),
             got: "none".into(),
@@ -48,7 +48,7 @@ pub(crate) fn plan(input: &Path) -> Result<Vec<Result<Episode, ImagineError>>, I
 type Found = (String, Result<Episode, ImagineError>);
 
 fn walk(folder: &Path, name: &str, found: &mut Vec<Found>) -> Result<(), ImagineError> {
-    let unreadable = |error: std::io::Error| ImagineError::Folder {
+    let unreadable = |error: std::io::Error| ImagineError::Place {
         path: folder.to_owned(),
         expected: "a folder that can be read".into(),
         got: error.to_string(),
@@ -78,7 +78,7 @@ fn walk(folder: &Path, name: &str, found: &mut Vec<Found>) -> Result<(), Imagine
     for child in folders {
         let name = if name.is_empty() { child.clone() } else { format!("{name}/{child}") };
         match walk(&folder.join(child), &name, found) {
-            Err(ImagineError::Folder { path, expected, got }) => {
+            Err(ImagineError::Place { path, expected, got }) => {
                 found.push((name, Err(ImagineError::Episode { path, expected, got })));
             }
             done => done?,
