@@ -1,6 +1,7 @@
 //! Records demonstrations of one suite of the embedded benchmark as a LeRobot dataset.
 //!
-//! `record SUITE COUNT DIR`: `COUNT` full-range training scenes of each task; those in which the expert fails are left out.
+//! `record SUITE COUNT DIR`: `COUNT` full-range training scenes of each task; those in which the expert fails
+//! are left out.
 #![expect(clippy::print_stdout, reason = "an example prints its result")]
 
 use w2a_data::{DatasetSpec, DatasetWriter, Version};

@@ -26,7 +26,8 @@ const MAX_WAIT_S: f64 = 120.0;
 pub enum ChatError {
     /// The environment variable is not set.
     #[error(
-        "the environment variable {variable} is not set; put the key of the language model there, or clear skills.llm.key_variable if the server needs none"
+        "the environment variable {variable} is not set; put the key of the language model there, or \
+         clear skills.llm.key_variable if the server needs none"
     )]
     NoKey {
         /// Its name.
@@ -34,7 +35,8 @@ pub enum ChatError {
     },
     /// The server does not accept the key.
     #[error(
-        "the language model's server refused the key (HTTP {status}); check the environment variable {variable} and that skills.llm.base_url is the server it belongs to"
+        "the language model's server refused the key (HTTP {status}); check the environment variable \
+         {variable} and that skills.llm.base_url is the server it belongs to"
     )]
     Key {
         /// HTTP status, 401 or 403.
@@ -44,7 +46,8 @@ pub enum ChatError {
     },
     /// The server does not understand the request.
     #[error(
-        "the language model's server answered HTTP {status}: {excerpt:?}; check skills.llm.base_url (without /chat/completions) and skills.llm.model"
+        "the language model's server answered HTTP {status}: {excerpt:?}; check skills.llm.base_url \
+         (without /chat/completions) and skills.llm.model"
     )]
     Refused {
         /// HTTP status.
@@ -54,7 +57,8 @@ pub enum ChatError {
     },
     /// Nothing came of any attempt.
     #[error(
-        "the language model did not answer in {attempts} attempts, the last time because of {reason}; the answers so far are kept: run the same command again"
+        "the language model did not answer in {attempts} attempts, the last time because of {reason}; \
+         the answers so far are kept: run the same command again"
     )]
     Gave {
         /// How many were made.
@@ -76,7 +80,8 @@ pub enum ChatError {
     },
     /// An answer beyond the limit.
     #[error(
-        "the language model's answer is larger than skills.llm.max_answer_kib = {limit_kib}; raise it if such answers are expected"
+        "the language model's answer is larger than skills.llm.max_answer_kib = {limit_kib}; \
+         raise it if such answers are expected"
     )]
     TooLarge {
         /// The limit, KiB.

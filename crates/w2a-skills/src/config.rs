@@ -127,8 +127,8 @@ impl Config {
 
     /// The settings for a hand we know; `None` for an unknown name.
     ///
-    /// - `tabletop`: the embedded benchmark. Its blocks are 38 to 42 mm wide in a hand of 90 mm, so the paper's 0.05 m
-    ///   lies in the middle of what a held block shows; 0.03 m tells them apart from an open hand.
+    /// - `tabletop`: the embedded benchmark. A held block closes the hand of 90 mm by 46 mm, a knob by 74 mm and the
+    ///   drawer's handle by 62 mm (`docs/reproduce.md`), so that the paper's 0.05 m would miss the blocks.
     /// - `libero_panda`: the 8 entries that LIBERO's LeRobot datasets have (position, axis-angle, the two fingers,
     ///   of which the second is negative). The paper's threshold.
     /// - `robocasa_panda`: the 53 entries of RoboCasa's states in the order of their names, so that the fingers are 21

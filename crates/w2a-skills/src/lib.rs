@@ -1,9 +1,9 @@
 //! Cuts demonstrations into skills: clips of one atomic skill each, with a prompt of its own (arXiv 2603.10422, the
 //! skill-compositional world model).
 //!
-//! The signal of the gripper says where the segments are ([`contacts`], [`cycles`]), and where it says nothing the motion
-//! does ([`motion_segments`]). A file or a language model says what the skills of an instruction are ([`Schema`],
-//! [`question`]), and counts or that model pair the two. The model can only choose among the segments that it was given
+//! The signal of the gripper says where the segments are ([`contacts`], [`cycles`]), and where it says nothing the
+//! motion does ([`motion_segments`]). A file or a language model says what the skills of an instruction are
+//! ([`Schema`], [`question`]), and counts or that model pair the two. The model can only choose among the segments that it was given
 //! ([`answer`]); a demonstration that does not come out is dropped, with its reason.
 
 pub mod answer;

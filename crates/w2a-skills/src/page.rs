@@ -86,16 +86,13 @@ impl Gallery {
         for note in &summary.notes {
             page = page.note(note);
         }
-        page = page.facts(&facts(summary)).plots(&[
-            (histogram("Demonstrations", &summary.lengths_before), "Before: how long the demonstrations are."),
-            (histogram("Clips", &summary.lengths_after), "After: how long the clips are, on the same bins."),
-        ]);
+        page = page.facts(&facts(summary)).plot(&histograms(summary), "How long demonstrations and clips are.");
         if !summary.dropped.is_empty() || !summary.unreadable.is_empty() {
             page = page.table(&dropped(summary), "Why demonstrations are not used, and which ones.");
         }
         page = page.section("Cuts").prose(
-            "One row is one demonstration, named by its number. The bar below a frame has one colour for each clip, and it \
-             is full where the gripper is in contact, thin where it is not. Grey: dropped.",
+            "One row is one demonstration, named by its number. The bar below a frame has one colour for each clip, \
+             and it is full where the gripper is in contact, thin where it is not. Grey: dropped.",
         );
         if self.is_full {
             page = page.prose("Not every instruction is shown: `skills.page.rows` is the limit.");
@@ -187,17 +184,25 @@ fn trace(apertures_m: &[f32], one: &Demonstration, fps: u32, config: &Config) ->
         .render()
 }
 
+/// Both histograms on one axis.
+fn histograms(summary: &Summary) -> Html {
+    LinePlot::new("Lengths before and after", "seconds", "how many")
+        .series("demonstrations", &outline(&summary.lengths_before))
+        .series("clips", &outline(&summary.lengths_after))
+        .include_y(0.0, 1.0)
+        .render()
+}
+
 /// A histogram as the outline of its columns.
-fn histogram(title: &str, lengths: &Lengths) -> Html {
+fn outline(lengths: &Lengths) -> Vec<(f64, f64)> {
     let mut outline = vec![(0.0, 0.0)];
     for (bin, count) in lengths.counts.iter().enumerate() {
         let (from, to) = (bin as f64 * lengths.bin_s, (bin + 1) as f64 * lengths.bin_s);
         outline.extend([(from, *count as f64), (to, *count as f64)]);
     }
-    if let Some(&(end, _)) = outline.last() {
-        outline.push((end, 0.0));
-    }
-    LinePlot::new(title, "seconds", "how many").series(title, &outline).include_y(0.0, 1.0).render()
+    let end = outline.last().map_or(0.0, |last| last.0);
+    outline.push((end, 0.0));
+    outline
 }
 
 fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
@@ -246,6 +251,13 @@ fn dropped(summary: &Summary) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_outline_of_a_histogram_begins_and_ends_on_the_ground() {
+        let lengths = Lengths::of(&[0.5, 1.5, 1.6], 1.0);
+        assert_eq!(outline(&lengths), [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 2.0), (2.0, 2.0), (2.0, 0.0)]);
+        assert_eq!(outline(&Lengths::default()), [(0.0, 0.0); 2]);
+    }
 
     #[test]
     fn frames_are_spread_over_the_whole_and_never_past_the_end() {

@@ -21,9 +21,9 @@ pub struct Message {
 }
 
 const SPLIT: &str = "\
-You name the skills of robot demonstrations. A demonstration was cut into segments by a signal of the robot: one segment \
-is one cycle of moving freely, closing the hand around something, moving it and letting go. Where the hand never closes, a \
-segment is a stretch of motion between two pauses or turns instead.
+You name the skills of robot demonstrations. A demonstration was cut into segments by a signal of the robot: one \
+segment is one cycle of moving freely, closing the hand around something, moving it and letting go. Where the hand \
+never closes, a segment is a stretch of motion between two pauses or turns instead.
 Split the instruction into atomic prompts: one short imperative sentence for each segment that a correct demonstration \
 has, in the order in which they are done. Each prompt has to be understood on its own: name objects and places as the \
 instruction does, and use no pronouns. Do not split one cycle in two, so do not separate picking something up from \
@@ -31,10 +31,11 @@ putting it down. `segments_seen` says how many demonstrations had how many segme
 Answer with one JSON object and nothing else: {\"prompts\": [\"...\", \"...\"]}";
 
 const MATCH: &str = "\
-You match the skills of a robot demonstration with its segments. The demonstration was cut into more segments than there \
-are skills, because some are false contacts: the hand closed on nothing, slipped off, or touched something in passing. \
-Choose for each prompt the segment in which it is done, and leave the false ones out. Use only the indices that are given, \
-in ascending order, each at most once. Never give a frame or a time. If a prompt has no segment, give null for it.
+You match the skills of a robot demonstration with its segments. The demonstration was cut into more segments than \
+there are skills, because some are false contacts: the hand closed on nothing, slipped off, or touched something in \
+passing. Choose for each prompt the segment in which it is done, and leave the false ones out. Use only the indices that are \
+given, in ascending order, each at most once. Never give a frame or a time. If a prompt has no segment, give null \
+for it.
 Answer with one JSON object and nothing else, with one index for each prompt in their order: {\"segments\": [0, 2]}";
 
 /// Asks for the atomic prompts of an instruction.

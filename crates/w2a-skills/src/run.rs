@@ -157,8 +157,8 @@ pub fn dry_run(request: &Request) -> Result<String, SkillsError> {
     text.push(match &chat {
         None => "The language model is off: nothing would be sent.".into(),
         Some(_) => format!(
-            "{shown} question(s) to {:?} at {}, fewer where questions are alike or answers are kept from before, and at \
-             most {waiting} that follow from the answers. Nothing was sent.",
+            "{shown} question(s) to {:?} at {}, fewer where questions are alike or answers are kept from before, and \
+             at most {waiting} that follow from the answers. Nothing was sent.",
             config.llm.model, config.llm.base_url
         ),
     });

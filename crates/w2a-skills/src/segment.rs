@@ -1,7 +1,7 @@
 //! From the gripper's aperture to skill segments.
 //!
-//! A *contact* is a stretch of frames in which the hand is closed around something, or closed at all. A *segment* is one
-//! full cycle of no contact and then contact (arXiv 2603.10422): approach, grasp, move, let go.
+//! A *contact* is a stretch of frames in which the hand is closed around something, or closed at all. A *segment* is
+//! one full cycle of no contact and then contact (arXiv 2603.10422): approach, grasp, move, let go.
 //!
 //! - A cycle ends with the last frame of its contact; the next one begins with the frame after. So cuts lie where the
 //!   hand lets go.

@@ -163,7 +163,8 @@ impl Summary {
     pub fn text(&self) -> String {
         let interval = self.ci95.map_or(String::new(), |[lo, hi]| format!(" [{lo:.1}, {hi:.1}]"));
         let mut lines = vec![format!(
-            "{} of {} demonstrations kept: synchronisation rate {:.1} %{interval}; {} clips, median {:.1} s (demonstrations {:.1} s)",
+            "{} of {} demonstrations kept: synchronisation rate {:.1} %{interval}; {} clips, \
+             median {:.1} s (demonstrations {:.1} s)",
             self.kept,
             self.demonstrations,
             self.pc_kept,
