@@ -3,8 +3,10 @@
 //! These tests need ffmpeg and fail without it. The videos are made here, of numbered grey levels, so that every frame
 //! tells which one it is.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use proptest::prelude::*;
 use w2a_data::video::{
@@ -60,9 +62,16 @@ const KINDS: [(&str, Codec, &[&str]); 7] = [
     ("hevc, closed groups", Codec::Hevc, &["-c:v", "libx265", "-g", "6", "-x265-params", "log-level=none:open-gop=0"]),
 ];
 
+/// A video of that kind in `folder`; encoded once for all tests.
 fn made(folder: &Path, kind: usize) -> PathBuf {
+    static MADE: Mutex<BTreeMap<usize, Vec<u8>>> = Mutex::new(BTreeMap::new());
     let path = folder.join(format!("{kind}.mp4"));
-    encode(&path, 0, FRAMES, KINDS[kind].2);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let bytes = made.entry(kind).or_insert_with(|| {
+        encode(&path, 0, FRAMES, KINDS[kind].2);
+        std::fs::read(&path).unwrap()
+    });
+    std::fs::write(&path, bytes).unwrap();
     path
 }
 
