@@ -5,7 +5,7 @@
 
 Every value says where it stands: action `d` of step `t` of demonstration `i` is `100 i + t + d / 10`, an observation
 is that of its key plus 1000 (what was seen before action `t`), and the pixels of row `r` of an image are
-`16 r + 2 t + i`, the top row first.
+`8 r + 2 t + i`, the top row first.
 """
 
 import json
@@ -27,8 +27,8 @@ def seen(demo, steps, width):
 
 
 def images(demo, steps):
-    rows = 16 * np.arange(4)[None, :, None, None] + 2 * np.arange(steps)[:, None, None, None] + demo
-    return np.broadcast_to(rows, (steps, 4, 5, 3)).astype(np.uint8)
+    rows = 8 * np.arange(16)[None, :, None, None] + 2 * np.arange(steps)[:, None, None, None] + demo
+    return np.broadcast_to(rows, (steps, 16, 24, 3)).astype(np.uint8)
 
 
 def create(path, **how):

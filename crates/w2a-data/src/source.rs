@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Dataset, DatasetError, DatasetSpec, Episode, Group, Hdf5Dataset, Hdf5Error, Profile};
+use crate::{Dataset, DatasetError, DatasetSpec, Episode, Group, Hdf5Dataset, Hdf5Error, ModalitySlice};
 
 /// A set of demonstrations: its structure has been read, no frame has been decoded.
 pub enum Source {
@@ -40,10 +40,24 @@ impl Source {
     /// # Errors
     /// [`SourceError`] if it is none of these, or not readable.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, SourceError> {
-        let path = path.as_ref();
+        Self::open_with(path.as_ref(), |path| Dataset::open(path))
+    }
+
+    /// Like [`Source::open`], but an episode without frames, or whose files are missing, is an error only when it is read.
+    ///
+    /// # Errors
+    /// As [`Source::open`], of what concerns all episodes.
+    pub fn open_in_part(path: impl AsRef<Path>) -> Result<Self, SourceError> {
+        Self::open_with(path.as_ref(), |path| Dataset::open_in_part(path))
+    }
+
+    fn open_with(
+        path: &Path,
+        open: impl FnOnce(&Path) -> Result<Dataset, DatasetError>,
+    ) -> Result<Self, SourceError> {
         let unknown = || SourceError::Unknown { path: path.to_owned() };
         if path.join("meta/info.json").is_file() {
-            return Ok(Self::LeRobot(Dataset::open(path)?));
+            return Ok(Self::LeRobot(open(path)?));
         }
         match Hdf5Dataset::open(path) {
             Ok(dataset) => Ok(Self::Hdf5(dataset)),
@@ -97,24 +111,39 @@ impl Source {
         }
     }
 
-    /// The profile of HDF5 files.
-    pub fn profile(&self) -> Option<Profile> {
-        match self {
-            Self::LeRobot(_) => None,
-            Self::Hdf5(dataset) => Some(dataset.profile()),
-        }
-    }
-
-    /// The named parts of the proprioception and of the actions; one part each where the source names none.
+    /// The named parts of the proprioception and of the actions, by their first entry: those of the HDF5 source, or of
+    /// `meta/modality.json`; one part each where nothing names any.
     pub fn groups(&self) -> (Vec<Group>, Vec<Group>) {
         let spec = self.spec();
-        let whole = |name: &str, end: usize| match end {
-            0 => Vec::new(),
-            end => vec![Group { name: name.into(), start: 0, end }],
+        let dataset = match self {
+            Self::Hdf5(dataset) => {
+                return (dataset.profile().state_groups(), dataset.profile().action_groups(spec.action_dim));
+            }
+            Self::LeRobot(dataset) => dataset,
         };
-        match self.profile() {
-            Some(profile) => (profile.state_groups(), profile.action_groups(spec.action_dim)),
-            None => (whole("state", spec.proprio_dim), whole("action", spec.action_dim)),
+        let groups = |slices: &[ModalitySlice], key: &str, whole: &str, width: usize| {
+            let of = |slice: &ModalitySlice| Group { name: slice.name.clone(), start: slice.start, end: slice.end };
+            let mut groups: Vec<Group> = slices.iter().filter(|slice| slice.key == key).map(of).collect();
+            groups.sort_by_key(|group| group.start);
+            if groups.is_empty() && width > 0 {
+                groups.push(Group { name: whole.into(), start: 0, end: width });
+            }
+            groups
+        };
+        let (state, action) = dataset.modality().map_or((&[][..], &[][..]), |said| (&said.state, &said.action));
+        let state = groups(state, "observation.state", "state", spec.proprio_dim);
+        (state, groups(action, "action", "action", spec.action_dim))
+    }
+
+    /// The name that GR00T's configurations have for the camera `name`.
+    pub fn gr00t_camera<'a>(&'a self, name: &'a str) -> &'a str {
+        match self {
+            Self::Hdf5(dataset) => dataset.profile().gr00t_camera(name),
+            Self::LeRobot(dataset) => {
+                let is_this = |key: &str| key.strip_prefix("observation.images.").unwrap_or(key) == name;
+                let videos = dataset.modality().map_or(&[][..], |said| &said.video);
+                videos.iter().find(|video| is_this(&video.key)).map_or(name, |video| &video.name)
+            }
         }
     }
 }

@@ -33,9 +33,9 @@ fn assert_rows(episode: &Episode, demo: usize, first: usize, steps: usize) {
             entry += width;
         }
         for camera in &episode.cameras {
-            assert_eq!((camera.height, camera.width), (4, 5));
-            for (row, pixels) in camera.frame(step).chunks(5 * 3).enumerate() {
-                let expected = (16 * row + 2 * (first + step) + demo) as u8;
+            assert_eq!((camera.height, camera.width), (16, 24));
+            for (row, pixels) in camera.frame(step).chunks(24 * 3).enumerate() {
+                let expected = (8 * row + 2 * (first + step) + demo) as u8;
                 assert!(pixels.iter().all(|&pixel| pixel == expected), "row {row} is {pixels:?}, not {expected}");
             }
         }

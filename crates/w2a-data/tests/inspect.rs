@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::{VERSIONS, dataset, edit};
 use serde_json::Value;
+use w2a_data::video::Encoding;
 use w2a_data::{
     ConvertError, ConvertOptions, Converted, Dataset, Inspection, Source, SourceError, Version, convert, inspect,
 };
@@ -40,7 +41,7 @@ fn assert_problems(report: &Inspection, expected: &[&[&str]]) {
     }
 }
 
-const PLAIN: ConvertOptions = ConvertOptions { version: Version::V30, skip_bad: false, gr00t_horizon: None };
+const PLAIN: ConvertOptions = ConvertOptions { version: Version::V30, video: None, skip_bad: false, gr00t_horizon: None };
 
 fn converted(input: &Path, options: ConvertOptions) -> (tempfile::TempDir, PathBuf, Converted) {
     let folder = tempfile::tempdir().unwrap();
@@ -162,6 +163,24 @@ fn a_bad_episode_ends_the_inspection_or_is_skipped() {
 }
 
 #[test]
+fn a_task_that_is_listed_twice_is_named() {
+    let (_folder, dir) = dataset(Version::V21, 2);
+    let file = dir.join("meta/tasks.jsonl");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}{{\"task_index\":2,\"task\":\"open the drawer\"}}\n")).unwrap();
+    assert_problems(&inspected(&dir), &[&["\"open the drawer\" more than once"]]);
+}
+
+#[test]
+fn a_missing_data_file_is_a_problem_of_its_episode() {
+    let (_folder, dir) = dataset(Version::V21, 3);
+    std::fs::remove_file(dir.join("data/chunk-000/episode_000001.parquet")).unwrap();
+    let report = inspected(&dir);
+    assert_eq!((report.good_episodes, report.problems.len()), (2, 1), "{:#?}", report.problems);
+    assert!(report.problems[0].message.contains("episode_000001.parquet"));
+}
+
+#[test]
 fn tasks_that_differ_in_spelling_only_are_one() {
     let folder = tempfile::tempdir().unwrap();
     let mut episodes: Vec<_> = (0..3).map(common::episode).collect();
@@ -210,11 +229,13 @@ fn bad_episodes_end_a_conversion_or_are_counted_and_named() {
 fn options_that_do_not_fit_and_outputs_that_exist_are_refused_before_anything_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent");
-    let attempt = |options, output: &Path| convert(&absent, output, options, &mut |_, _| {}).unwrap_err();
-    let gr00t = |version, horizon| ConvertOptions { version, skip_bad: false, gr00t_horizon: Some(horizon) };
+    let attempt = |options: ConvertOptions, output: &Path| convert(&absent, output, options, &mut |_, _| {}).unwrap_err();
+    let gr00t = |version, horizon| ConvertOptions { version, gr00t_horizon: Some(horizon), ..PLAIN };
     let error = attempt(gr00t(Version::V30, 16), &folder.path().join("out"));
     assert!(matches!(error, ConvertError::Options { .. }) && error.to_string().contains("v2.1"), "{error}");
     assert!(matches!(attempt(gr00t(Version::V21, 0), &folder.path().join("out")), ConvertError::Options { .. }));
+    let images = convert(&fixture(LIBERO), &folder.path().join("out"), gr00t(Version::V21, 16), &mut |_, _| {});
+    assert!(images.unwrap_err().to_string().contains("--video h264"));
     assert!(matches!(attempt(PLAIN, folder.path()), ConvertError::Exists { .. }));
     assert!(matches!(attempt(PLAIN, &folder.path().join("out")), ConvertError::Source(_)));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -231,8 +252,25 @@ fn what_a_killed_conversion_left_is_replaced() {
 }
 
 #[test]
+fn videos_keep_the_numbers_exactly_and_the_images_nearly() {
+    for version in VERSIONS {
+        let options = ConvertOptions { version, video: Some(Encoding::H264), ..PLAIN };
+        let (_folder, output, _) = converted(&fixture(LIBERO), options);
+        let before = Source::open(fixture(LIBERO)).unwrap();
+        for (before, after) in before.episodes().zip(Source::open(&output).unwrap().episodes()) {
+            let (before, after) = (before.unwrap(), after.unwrap());
+            assert_eq!((&before.actions, &before.proprio), (&after.actions, &after.proprio));
+            let (pixels, decoded) = (&before.cameras[1].rgb, &after.cameras[1].rgb);
+            assert_eq!(pixels.len(), decoded.len());
+            assert!(pixels.iter().zip(decoded).all(|(one, other)| one.abs_diff(*other) < 25));
+        }
+    }
+}
+
+#[test]
 fn gr00ts_files_slice_the_rows_and_hold_the_six_statistics() {
-    let options = ConvertOptions { version: Version::V21, skip_bad: false, gr00t_horizon: Some(2) };
+    let video = Some(Encoding::H264);
+    let options = ConvertOptions { version: Version::V21, video, gr00t_horizon: Some(2), ..PLAIN };
     let (_folder, output, _) = converted(&fixture(LIBERO), options);
     let modality = json(&output.join("meta/modality.json"));
     assert_eq!(modality["state"]["gripper"], serde_json::json!({ "start": 6, "end": 8 }));
@@ -253,7 +291,13 @@ fn gr00ts_files_slice_the_rows_and_hold_the_six_statistics() {
     assert!(near(&relative["x"]["mean"][0][0], -1000.0) && near(&relative["x"]["max"][1][0], -999.0), "{relative}");
     // The gripper has two entries in the state and one in the action.
     assert!(relative.get("gripper").is_none());
-    assert_problems(&inspected(&output), &[]);
+    let report = inspected(&output);
+    assert_problems(&report, &[]);
+    assert_eq!(report.cameras[0].codec, "h264");
+    // What was named once stays named.
+    let (state, action) = Source::open(&output).unwrap().groups();
+    assert_eq!((state.len(), state[6].name.as_str(), action.len()), (7, "gripper", 7));
+    assert_eq!(Source::open(&output).unwrap().gr00t_camera("eye_in_hand"), "wrist_image");
     std::fs::remove_file(output.join("meta/stats.json")).unwrap();
     assert!(inspected(&output).problems.iter().any(|problem| problem.message.contains("stats.json is missing")));
 }

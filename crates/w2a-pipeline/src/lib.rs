@@ -39,6 +39,7 @@ pub use w2a_world::Rig;
 pub use weights::{convert_weights, list_weights};
 
 /// How [`convert_data`] converts, and the versions it can write.
+pub use w2a_data::video::Encoding;
 pub use w2a_data::{ConvertOptions, Version as DatasetVersion};
 
 use context::Context;

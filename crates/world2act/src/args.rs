@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use toml::Value;
-use w2a_pipeline::{ConvertOptions, DatasetVersion, Profile, Stage};
+use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, Profile, Stage};
 
 mod world;
 
@@ -285,6 +285,9 @@ enum DataCommand {
         /// The version to write: v2.1 (GR00T, openpi) or v3.0 (LeRobot from 0.4 on)
         #[arg(long, value_name = "VERSION", value_parser = versions())]
         to: DatasetVersion,
+        /// How cameras are stored: av1 (the default), h264 (the default with --gr00t), or none for images
+        #[arg(long, value_name = "CODEC", value_parser = codecs())]
+        video: Option<Codec>,
         /// Leave out episodes that cannot be read; they are counted and named
         #[arg(long)]
         skip_bad: bool,
@@ -301,8 +304,11 @@ impl DataCommand {
     fn action(self) -> Action {
         match self {
             Self::Inspect { path, skip_bad, json } => Action::InspectData { path, skip_bad, json },
-            Self::Convert { input, output, to, skip_bad, gr00t, horizon } => {
-                let options = ConvertOptions { version: to, skip_bad, gr00t_horizon: gr00t.then_some(horizon) };
+            Self::Convert { input, output, to, video, skip_bad, gr00t, horizon } => {
+                // GR00T's default decoder has no AV1.
+                let video = video.map_or(Some(if gr00t { Encoding::H264 } else { Encoding::Av1 }), |codec| codec.0);
+                let gr00t_horizon = gr00t.then_some(horizon);
+                let options = ConvertOptions { version: to, video, skip_bad, gr00t_horizon };
                 Action::ConvertData { input, output, options }
             }
         }
@@ -379,6 +385,18 @@ struct ConfigArgs {
     /// Device of the networks
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
+}
+
+/// A codec, or none; a type of its own because clap reads an `Option` as a flag that may be absent.
+#[derive(Clone, Copy, Debug)]
+struct Codec(Option<Encoding>);
+
+fn codecs() -> impl TypedValueParser<Value = Codec> {
+    PossibleValuesParser::new(["av1", "h264", "none"]).map(|name| match name.as_str() {
+        "av1" => Codec(Some(Encoding::Av1)),
+        "h264" => Codec(Some(Encoding::H264)),
+        _ => Codec(None),
+    })
 }
 
 fn versions() -> impl TypedValueParser<Value = DatasetVersion> {

@@ -200,3 +200,36 @@ fn a_cut_without_an_embodiment_or_with_a_key_among_its_settings_touches_nothing_
     let err = cut(&[&with_key[..], &["--skills.llm.key_variable=W2A_NO_SUCH_KEY"]].concat());
     assert!(err.contains("no meta/info.json"), "{err}");
 }
+
+/// Demonstrations in the form that LIBERO has: see `scripts/hdf5_fixtures.py`.
+fn libero() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../w2a-data/tests/fixtures/hdf5");
+    folder.join("KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5").to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_dataset_is_inspected_converted_and_its_problems_are_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, _) = expect(folder.path(), &["data", "inspect", &libero()], 0);
+    assert!(out.contains("HDF5 (libero)") && out.contains("no problems found"), "{out}");
+    let convert = ["data", "convert", &libero(), "set", "--to", "v3.0", "--video", "none"];
+    let (out, _) = expect(folder.path(), &convert, 0);
+    assert!(out.starts_with("set: LeRobot v3.0, 3 episodes, 12 frames"), "{out}");
+    let (_, err) = expect(folder.path(), &convert, 2);
+    assert!(err.contains("the path already exists"), "{err}");
+
+    std::fs::remove_file(folder.path().join("set/meta/stats.json")).unwrap();
+    let (out, err) = expect(folder.path(), &["data", "inspect", "set", "--json"], 2);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&report["frames"], &report["action"]["width"]), (&12.into(), &7.into()));
+    assert!(report["problems"][0]["message"].as_str().unwrap().contains("stats.json is missing"), "{out}");
+    assert!(err.contains("problems in the dataset"), "{err}");
+}
+
+#[test]
+fn what_is_no_dataset_and_options_that_do_not_fit_are_refused() {
+    assert!(refused(&["data", "inspect", "nowhere"]).contains("nowhere"));
+    assert!(refused(&["data", "convert", "nowhere", "set", "--to", "v2.1"]).contains("nowhere"));
+    let err = refused(&["data", "convert", "nowhere", "set", "--to", "v3.0", "--gr00t"]);
+    assert!(err.contains("v2.1 only"), "{err}");
+}

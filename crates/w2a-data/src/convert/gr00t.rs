@@ -23,14 +23,11 @@ impl Flavour {
         let (state, action) = source.groups();
         let widths = [("observation.state", spec.proprio_dim), ("action", spec.action_dim), ("timestamp", 1)];
         let builders = widths.into_iter().filter(|(_, width)| *width > 0);
-        let camera = |name: &str| match source.profile() {
-            Some(profile) => profile.gr00t_camera(name).to_owned(),
-            None => name.to_owned(),
-        };
         let videos: Map<String, Value> = spec
             .cameras
             .iter()
-            .map(|one| (camera(&one.name), json!({ "original_key": format!("observation.images.{}", one.name) })))
+            .map(|one| &one.name)
+            .map(|name| (source.gr00t_camera(name).to_owned(), json!({ "original_key": format!("observation.images.{name}") })))
             .collect();
         let modality = json!({
             "state": slices(&state),

@@ -10,16 +10,22 @@ use serde::{Deserialize, Serialize};
 
 pub use error::ConvertError;
 
+use crate::video::Encoding;
 use crate::{Dataset, DatasetWriter, Source, Version, write_atomic};
 
 /// Where a converted dataset keeps what it was made of; LeRobot leaves the file alone.
 pub(crate) const NOTES: &str = "meta/world2act.json";
+
+/// LeRobot's default for the size of a video file of version 3.0, in MiB.
+const VIDEO_FILE_MIB: u64 = 200;
 
 /// How to convert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvertOptions {
     /// The version to write.
     pub version: Version,
+    /// How the cameras are stored: as videos, or as PNG images in the parquet files.
+    pub video: Option<Encoding>,
     /// Whether to leave out episodes that cannot be read; otherwise the first ends the conversion.
     pub skip_bad: bool,
     /// Adds what GR00T's loader needs to version 2.1, with relative-action statistics over this many steps.
@@ -74,11 +80,18 @@ pub fn convert(
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Converted, ConvertError> {
     check(output, options)?;
-    let source = Source::open(input).map_err(|error| ConvertError::Source(Box::new(error)))?;
+    let source = if options.skip_bad { Source::open_in_part(input) } else { Source::open(input) };
+    let source = source.map_err(|error| ConvertError::Source(Box::new(error)))?;
+    if options.gr00t_horizon.is_some() && options.video.is_none() && !source.spec().cameras.is_empty() {
+        return Err(ConvertError::Options { what: "GR00T's loader reads video files only; choose --video h264" });
+    }
     let staging = Staging::create(output)?;
     let spec = source.spec().clone();
     let mut gr00t = options.gr00t_horizon.map(|horizon| gr00t::Flavour::new(&source, horizon));
     let mut writer = DatasetWriter::create(&staging.dataset, spec, options.version)?;
+    if let Some(encoding) = options.video.filter(|_| !source.spec().cameras.is_empty()) {
+        writer = writer.with_video(encoding, VIDEO_FILE_MIB)?;
+    }
     let mut converted = Converted { episodes: 0, frames: 0, skipped: Vec::new() };
     let total = source.len();
     for (index, episode) in source.episodes().enumerate() {

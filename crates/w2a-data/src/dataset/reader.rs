@@ -95,6 +95,11 @@ impl Dataset {
         self.plan.episodes.iter().map(|episode| episode.length).sum()
     }
 
+    /// Instructions by `task_index`, as the metadata lists them.
+    pub fn tasks(&self) -> &[String] {
+        &self.plan.tasks
+    }
+
     /// What the metadata says of every episode, in order: enough to choose some without reading them.
     pub fn records(&self) -> &[EpisodeRecord] {
         &self.plan.episodes

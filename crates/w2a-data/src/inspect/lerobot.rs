@@ -53,6 +53,7 @@ pub fn file_of(error: &DatasetError) -> Option<&Path> {
         | DatasetError::NotFinite { file, .. }
         | DatasetError::Version { file, .. } => Some(file),
         DatasetError::Io { path, .. } => Some(path),
+        DatasetError::Video { source, .. } => source.path(),
         _ => None,
     }
 }

@@ -3,7 +3,7 @@
 mod lerobot;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -82,7 +82,7 @@ pub struct Problem {
 /// fails. `progress` is told how many of how many episodes have been read.
 ///
 /// # Errors
-/// [`SourceError::Unknown`] if there is no dataset at `path`.
+/// [`SourceError`] if there is nothing at `path`, or no dataset.
 pub fn inspect(path: &Path, skip_bad: bool, progress: &mut dyn FnMut(usize, usize)) -> Result<Inspection, SourceError> {
     let mut report = Inspection {
         path: path.to_owned(),
@@ -100,9 +100,9 @@ pub fn inspect(path: &Path, skip_bad: bool, progress: &mut dyn FnMut(usize, usiz
         is_complete: false,
         problems: Vec::new(),
     };
-    let source = match Source::open(path) {
+    let source = match Source::open_in_part(path) {
         Ok(source) => source,
-        Err(error @ SourceError::Unknown { .. }) => return Err(error),
+        Err(error) if matches!(error, SourceError::Unknown { .. }) || !path.exists() => return Err(error),
         Err(error) => {
             report.problem(path, None, error.to_string());
             return Ok(report);
@@ -131,6 +131,9 @@ pub fn inspect(path: &Path, skip_bad: bool, progress: &mut dyn FnMut(usize, usiz
         progress(index + 1, total);
     }
     recorded.finish(&mut report);
+    if let Source::LeRobot(dataset) = &source {
+        report.find_repeated_tasks(dataset.tasks());
+    }
     report.find_similar_tasks();
     Ok(report)
 }
@@ -162,6 +165,17 @@ impl Inspection {
                 self.state.names = entry_names(&state);
                 self.action.names = entry_names(&action);
             }
+        }
+    }
+
+    /// A task that is listed twice has two numbers, and rows of either count as different tasks.
+    fn find_repeated_tasks(&mut self, tasks: &[String]) {
+        let mut seen = BTreeSet::new();
+        let repeated: BTreeSet<&String> = tasks.iter().filter(|task| !seen.insert(*task)).collect();
+        for task in repeated {
+            let path = self.path.clone();
+            let message = format!("the list of tasks has {task:?} more than once; `world2act data convert` merges them");
+            self.problem(&path, None, message);
         }
     }
 

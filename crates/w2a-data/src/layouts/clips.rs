@@ -122,7 +122,7 @@ impl Clips {
         let (actions, width) = match &self.actions {
             Actions::Hdf5(dataset) => dataset.actions(clip.demo)?,
             Actions::LeRobot(dataset) => {
-                let episode = dataset.episode(clip.demo)?;
+                let episode = dataset.reader().read_without_images(clip.demo)?;
                 (episode.actions, episode.action_dim)
             }
         };

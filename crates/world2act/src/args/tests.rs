@@ -181,6 +181,9 @@ fn data_is_a_stage_and_has_commands_of_its_own() {
     };
     let options = convert(&["--to", "v2.1", "--gr00t"]).unwrap();
     assert_eq!((options.version, options.gr00t_horizon), (DatasetVersion::V21, Some(16)));
+    assert_eq!(options.video, Some(Encoding::H264));
+    assert_eq!(convert(&["--to", "v2.1"]).unwrap().video, Some(Encoding::Av1));
+    assert_eq!(convert(&["--to", "v2.1", "--video", "none"]).unwrap().video, None);
     let options = convert(&["--to", "v3.0", "--skip-bad"]).unwrap();
     assert!(options.skip_bad && options.gr00t_horizon.is_none() && options.version == DatasetVersion::V30);
     assert!(convert(&["--to", "v2.0"]).unwrap_err().contains("v2.1"));
