@@ -69,10 +69,12 @@ pub enum Stage {
     Eval,
     /// The report.
     Report,
+    /// The ablation: its trainings, evaluation and page. It follows [`Stage::Align`], not the report.
+    Ablation,
 }
 
 impl Stage {
-    /// All stages in order.
+    /// The stages up to the report, in order.
     pub const ALL: [Self; 7] =
         [Self::Data, Self::World, Self::Policy, Self::Align, Self::Posttrain, Self::Eval, Self::Report];
 
@@ -86,6 +88,15 @@ impl Stage {
             Self::Posttrain => "posttrain",
             Self::Eval => "eval",
             Self::Report => "report",
+            Self::Ablation => "ablation",
+        }
+    }
+
+    /// The stages of a run that ends with this one, in order.
+    pub fn plan(self) -> Vec<Self> {
+        match self {
+            Self::Ablation => vec![Self::Data, Self::World, Self::Policy, Self::Align, Self::Ablation],
+            last => Self::ALL.into_iter().filter(|stage| *stage <= last).collect(),
         }
     }
 }

@@ -15,7 +15,8 @@ use crate::PipelineError;
 use crate::arms::Arm;
 use crate::context::{Context, load_json, model};
 use crate::eval::HEADLINE;
-use crate::posttrain::{ImaginationReport, Shared, eval_scenes};
+use crate::posttrain::{ImaginationReport, eval_scenes};
+use crate::stage2::{Shared, gain_path};
 use crate::world;
 
 const BASE: &str = "base";
@@ -210,8 +211,8 @@ fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
     let mut rng = w2a_data::stream(context.config.seed, "imagine/report");
     let imagined = model(shared.world.decode(&model(shared.world.imagine(&first, &words, chunks, &mut rng))?))?;
     let run = |arm: Arm| -> Result<Vec<Rollout>, PipelineError> {
-        let gain = arm.gain(context, 0)?;
-        shared.rollouts(context, (arm, 0, gain), &scenes, chunks, Record::Video, |_| {})
+        let actor = arm.actor(context, &shared, 0, arm.gain(context, 0)?)?;
+        shared.rollouts(context, actor, &scenes, chunks, Record::Video, |_| {})
     };
     let (base, ours) = (run(Arm::Base)?, run(Arm::World2Act)?);
     let mut report = report;
@@ -249,7 +250,7 @@ fn gain_plots(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>
     let mut distance = LinePlot::new("Distance to the imagination", "scale", "latent distance");
     let mut success = LinePlot::new("Success on the same scenes", "scale", "success").include_y(0.0, 1.0);
     for arm in [Arm::World2Act, Arm::Infonce, Arm::Regression, Arm::Dreamgen, Arm::Shuffled] {
-        let choice: GainChoice = load_json(&context.path(&arm.folder(0)).join("gain.json"), "posttrain")?;
+        let choice: GainChoice = load_json(&gain_path(context, &arm.folder(0)), "posttrain")?;
         let points = |value: fn(&(f32, f32, f32)) -> f32| -> Vec<(f64, f64)> {
             choice.candidates.iter().map(|tried| (f64::from(tried.0), f64::from(value(tried)))).collect()
         };
@@ -304,8 +305,7 @@ fn facts(context: &Context) -> Vec<(&'static str, String)> {
 
 /// Spearman correlation of the label-free distance with failure over the headline arm's scales.
 fn rank_of_rule(context: &Context) -> Option<f64> {
-    let path = context.path(&Arm::World2Act.folder(0)).join("gain.json");
-    let choice: GainChoice = load_json(&path, "posttrain").ok()?;
+    let choice: GainChoice = load_json(&gain_path(context, &Arm::World2Act.folder(0)), "posttrain").ok()?;
     let distance: Vec<f64> = choice.candidates.iter().map(|tried| f64::from(tried.1)).collect();
     let failure: Vec<f64> = choice.candidates.iter().map(|tried| 1.0 - f64::from(tried.2)).collect();
     stats::spearman(&distance, &failure)

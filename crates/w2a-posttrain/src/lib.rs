@@ -4,9 +4,14 @@
 mod control;
 mod decision;
 mod dreamgen;
+#[cfg(test)]
+mod fixtures;
+mod form;
 mod gain;
 mod idm;
+mod lora;
 mod objective;
+pub mod peft;
 mod residual;
 mod rollout;
 mod train;
@@ -14,8 +19,10 @@ mod train;
 pub use control::{Controller, Decision, Decoding, PolicyControl, ResidualControl, normalise};
 pub use decision::{FastChunk, FastDecision};
 pub use dreamgen::{interpolate, pseudo_episodes};
+pub use form::{Form, Residual};
 pub use gain::{GainChoice, choose_gain, executed_distance};
 pub use idm::{Idm, IdmConfig, IdmNet, train_idm};
+pub use lora::{Lora, LoraConfig, train_lora};
 pub use objective::{Objective, ObjectiveConfig};
 pub use residual::{PreparedResidual, ResidualBatch, ResidualConfig, ResidualNet};
 pub use rollout::{Record, Rollout, rollout};

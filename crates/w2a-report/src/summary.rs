@@ -162,14 +162,16 @@ pub fn task_table(info: &EvalInfo, methods: &[&str]) -> Table {
     })
 }
 
-fn rate_cell(rate: &Rate) -> Cell {
+/// A success rate in percent with its interval below, or a dash.
+pub fn rate_cell(rate: &Rate) -> Cell {
     match (rate.pc_success, rate.ci95) {
         (Some(value), Some([lo, hi])) => Cell::with_note(format!("{value:.1}"), format!("{lo:.1}–{hi:.1}")),
         _ => "–".into(),
     }
 }
 
-fn p_text(p_value: f64) -> String {
+/// A p-value as tables show it.
+pub fn p_text(p_value: f64) -> String {
     if p_value < 0.001 { "< 0.001".to_owned() } else { format!("{p_value:.3}") }
 }
 
