@@ -180,12 +180,13 @@ pub type AlignSection = AlignConfig;
 pub struct PosttrainSection {
     /// Stage 2 of the headline arm; the other residual arms differ in their objective or targets only.
     pub stage2: PosttrainConfig,
-    /// Scales of the residual's step among which the label-free rule chooses, for every residual arm.
+    /// Scales among which the label-free rule chooses for every arm of stage 2: of the residual's step in the form `latent`,
+    /// and, together with `shares`, of the whole change in the forms `action` and `lora`.
     pub gains: Vec<f32>,
     /// Shares of the way from the base policy to the fine-tuned one among which the same rule chooses, for `base_extra` and
-    /// `dreamgen`.
+    /// `dreamgen`; see also `gains`.
     pub shares: Vec<f32>,
-    /// Stage-2 seeds of the arms `w2a`, `w2a_infonce`, `regression`, `dreamgen` and `base_extra`.
+    /// Stage-2 seeds of the arms `w2a`, `w2a_infonce`, `regression`, `dreamgen` and `base_extra`, and of the ablation's rows.
     pub seeds: usize,
     /// Stage-2 seeds of the controls `w2a_shuffled` and `w2a_oracle`.
     pub control_seeds: usize,

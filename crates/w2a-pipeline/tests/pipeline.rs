@@ -59,7 +59,14 @@ fn runs_that_were_interrupted_end_like_one_that_was_not() {
     until(&resumed, Stage::Policy, false).unwrap();
     until(&resumed, Stage::Align, true).unwrap();
     copy(&resumed, &damaged);
+    let seconds = |stage: usize| json(&resumed.join("manifest.json"))["stages"][stage]["seconds"].as_f64().unwrap();
+    let before = seconds(1);
     until(&resumed, Stage::Report, true).unwrap();
+    assert!(
+        (before..1.9 * before).contains(&seconds(1)),
+        "a stage that is loaded takes no time: {before} {}",
+        seconds(1)
+    );
     common::assert_same_results(&straight, &resumed);
 
     // Killed in the last training of stage 2, before its first checkpoint.
@@ -150,7 +157,7 @@ fn the_whole_run_works_in_every_form_of_stage_2() {
         let out = folder.path().join(form.name());
         copy(&first, &out);
         fs_err::write(out.join("config.toml"), toml::to_string(&config).unwrap()).unwrap();
-        run(&Request { config, out: out.clone(), resume: true, until: Stage::Eval }).unwrap();
+        run(&Request { config, out: out.clone(), resume: true, until: Stage::Posttrain }).unwrap();
         assert!(out.join("posttrain/w2a_infonce/seed0/gain.json").exists());
         let peft = out.join("posttrain/w2a/seed0/adapter/adapter_model.safetensors");
         assert_eq!(peft.exists(), form == w2a_posttrain::Form::Lora);

@@ -71,11 +71,6 @@ impl Residual {
         Ok(Self { net: ResidualNet::new(config, size, proprio, adapters.dim(), init)?, decoder })
     }
 
-    /// A residual around a trained network, in the latent form.
-    pub fn latent(net: ResidualNet) -> Self {
-        Self { net, decoder: None }
-    }
-
     /// What becomes of base chunks at the full scale; `base` holds them normalised, `[rows, M·A]`.
     pub(crate) fn bend(&self, adapters: &Adapters, inputs: &ResidualBatch, base: &[f32]) -> Bent {
         let z_base = inputs.z_base.clone();

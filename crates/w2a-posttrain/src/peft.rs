@@ -20,20 +20,29 @@ pub const CONFIG_FILE: &str = "adapter_config.json";
 const PREFIX: &str = "base_model.model.";
 
 /// Settings under which a change of the weights would be another one than `lora_alpha / r · B A`, and the values that
-/// switch them off. Files without them are from before they existed.
-const SWITCHED_OFF: [(&str, &str); 11] = [
+/// switch them off. Files without one are from before it existed. The first ones are written as well: PEFT has had them
+/// for long, and an older PEFT may refuse a setting that it does not know.
+const SWITCHED_OFF: [(&str, &str); 15] = [
     ("use_rslora", "false"),
     ("use_dora", "false"),
     ("fan_in_fan_out", "false"),
     ("bias", "\"none\""),
-    ("lora_bias", "false"),
     ("rank_pattern", "{}"),
     ("alpha_pattern", "{}"),
     ("layers_to_transform", "null"),
     ("modules_to_save", "null"),
-    ("target_parameters", "null"),
+    ("lora_bias", "false"),
     ("exclude_modules", "null"),
+    ("target_parameters", "null"),
+    ("layer_replication", "null"),
+    ("trainable_token_indices", "null"),
+    ("use_qalora", "false"),
+    ("use_bdlora", "null"),
 ];
+/// How many of them are written.
+const WRITTEN: usize = 8;
+/// Ways to initialise adapters that leave the base weights as they are; others, such as PiSSA, change them too.
+const PLAIN_STARTS: [&str; 4] = ["true", "false", "\"gaussian\"", "null"];
 
 /// PEFT's names of a layer's `A` and `B`, with the names these have in [`Lora`].
 fn tensor_names(index: usize, layer: &str) -> [(String, String); 2] {
@@ -69,7 +78,7 @@ impl Lora {
             "init_lora_weights": true,
             "target_modules": self.names(),
         });
-        for (name, off) in SWITCHED_OFF {
+        for &(name, off) in &SWITCHED_OFF[..WRITTEN] {
             config[name] = serde_json::from_str(off).unwrap_or_default();
         }
         let text = serde_json::to_vec_pretty(&config).unwrap_or_default();
@@ -123,6 +132,12 @@ fn plain_form(config: &Map<String, Value>) -> Result<(LoraConfig, Vec<String>), 
         if !value.is_null() && *value != serde_json::from_str::<Value>(off).unwrap_or_default() {
             return Err(format!("{name} is {value}, expected {off}: other forms of LoRA are not known here"));
         }
+    }
+    let start = get("init_lora_weights").to_string();
+    if !PLAIN_STARTS.contains(&start.as_str()) {
+        return Err(format!(
+            "init_lora_weights is {start}, expected true: other starts change the base weights as well"
+        ));
     }
     let rank = get("r").as_u64().and_then(|rank| usize::try_from(rank).ok()).filter(|rank| *rank > 0);
     let rank = rank.ok_or_else(|| format!("r is {}, expected a whole number above 0", get("r")))?;
@@ -216,6 +231,20 @@ mod tests {
         assert_eq!(file["base_model.model.hidden2.lora_B.weight"].shape, [32, 3]);
     }
 
+    /// Written by PEFT 0.21.2: `scripts/peft_adapter.py make`.
+    #[test]
+    fn an_adapter_that_peft_wrote_is_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/peft");
+        let lora = load(&folder).unwrap();
+        assert_eq!(
+            (lora.names(), lora.config()),
+            (&["hidden1".into(), "out".into()][..], LoraConfig { rank: 2, alpha: 4.0 })
+        );
+        let file = read_state(&folder.join(WEIGHTS_FILE)).unwrap();
+        assert_eq!(state_dict(&lora).unwrap()["layers.1.b"], file["base_model.model.out.lora_B.weight"]);
+        lora.apply(&policy(), 1.0).unwrap();
+    }
+
     #[test]
     fn a_wrong_rank_is_an_error_that_names_the_tensor() {
         let error = with_config(|config| config["r"] = 4.into()).unwrap_err();
@@ -249,6 +278,8 @@ mod tests {
             ("use_dora", serde_json::json!(true)),
             ("use_rslora", serde_json::json!(true)),
             ("bias", serde_json::json!("all")),
+            ("init_lora_weights", serde_json::json!("pissa")),
+            ("layer_replication", serde_json::json!([[0, 1]])),
             ("rank_pattern", serde_json::json!({"out": 2})),
             ("lora_alpha", serde_json::json!(0)),
             ("target_modules", serde_json::json!([])),
