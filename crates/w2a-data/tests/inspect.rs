@@ -41,7 +41,8 @@ fn assert_problems(report: &Inspection, expected: &[&[&str]]) {
     }
 }
 
-const PLAIN: ConvertOptions = ConvertOptions { version: Version::V30, video: None, skip_bad: false, gr00t_horizon: None };
+const PLAIN: ConvertOptions =
+    ConvertOptions { version: Version::V30, video: None, skip_bad: false, gr00t_horizon: None };
 
 fn converted(input: &Path, options: ConvertOptions) -> (tempfile::TempDir, PathBuf, Converted) {
     let folder = tempfile::tempdir().unwrap();
@@ -229,7 +230,8 @@ fn bad_episodes_end_a_conversion_or_are_counted_and_named() {
 fn options_that_do_not_fit_and_outputs_that_exist_are_refused_before_anything_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent");
-    let attempt = |options: ConvertOptions, output: &Path| convert(&absent, output, options, &mut |_, _| {}).unwrap_err();
+    let attempt =
+        |options: ConvertOptions, output: &Path| convert(&absent, output, options, &mut |_, _| {}).unwrap_err();
     let gr00t = |version, horizon| ConvertOptions { version, gr00t_horizon: Some(horizon), ..PLAIN };
     let error = attempt(gr00t(Version::V30, 16), &folder.path().join("out"));
     assert!(matches!(error, ConvertError::Options { .. }) && error.to_string().contains("v2.1"), "{error}");

@@ -74,10 +74,12 @@ pub enum Stage {
     Eval,
     /// The report.
     Report,
+    /// The ablation: its trainings, evaluation and page. It follows [`Stage::Align`], not the report.
+    Ablation,
 }
 
 impl Stage {
-    /// All stages in order.
+    /// The stages up to the report, in order.
     pub const ALL: [Self; 7] =
         [Self::Data, Self::World, Self::Policy, Self::Align, Self::Posttrain, Self::Eval, Self::Report];
 
@@ -91,6 +93,15 @@ impl Stage {
             Self::Posttrain => "posttrain",
             Self::Eval => "eval",
             Self::Report => "report",
+            Self::Ablation => "ablation",
+        }
+    }
+
+    /// The stages of a run that ends with this one, in order.
+    pub fn plan(self) -> Vec<Self> {
+        match self {
+            Self::Ablation => vec![Self::Data, Self::World, Self::Policy, Self::Align, Self::Ablation],
+            last => Self::ALL.into_iter().filter(|stage| *stage <= last).collect(),
         }
     }
 }
@@ -182,12 +193,13 @@ pub struct PosttrainSection {
     pub methods: Vec<String>,
     /// Stage 2 of the headline arm; the other residual arms differ in their objective or targets only.
     pub stage2: PosttrainConfig,
-    /// Scales of the residual's step among which the label-free rule chooses, for every residual arm.
+    /// Scales among which the label-free rule chooses for every arm of stage 2: of the residual's step in the form `latent`,
+    /// and, together with `shares`, of the whole change in the forms `action` and `lora`.
     pub gains: Vec<f32>,
     /// Shares of the way from the base policy to the fine-tuned one among which the same rule chooses, for `base_extra` and
-    /// `dreamgen`.
+    /// `dreamgen`; see also `gains`.
     pub shares: Vec<f32>,
-    /// Stage-2 seeds of the arms `w2a`, `w2a_infonce`, `regression`, `dreamgen` and `base_extra`.
+    /// Stage-2 seeds of the arms `w2a`, `w2a_infonce`, `regression`, `dreamgen` and `base_extra`, and of the ablation's rows.
     pub seeds: usize,
     /// Stage-2 seeds of the controls `w2a_shuffled` and `w2a_oracle`.
     pub control_seeds: usize,

@@ -10,8 +10,9 @@ use w2a_sim::{Range, Scene};
 use crate::arms::Arm;
 use crate::context::{Context, load_json, save_json};
 use crate::data::task_name;
-use crate::posttrain::{Shared, eval_scenes};
+use crate::posttrain::eval_scenes;
 use crate::progress::eval_part;
+use crate::stage2::{Actor, Shared};
 use crate::{Config, PipelineError};
 
 /// The arm the report is about.
@@ -48,7 +49,7 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
 }
 
 /// How long the demonstrations of the run's tasks and its imagination are.
-fn control_steps(config: &Config) -> ControlSteps {
+pub(crate) fn control_steps(config: &Config) -> ControlSteps {
     let imagined = config.world.model.autoencoder.frames * config.chunks();
     ControlSteps { demonstration: config.episode_steps() as u32, imagination: imagined as u32 }
 }
@@ -62,7 +63,7 @@ pub(crate) fn runs(config: &Config) -> Vec<(Arm, usize, &'static str)> {
 }
 
 /// Episodes of one arm and seed; loaded if they were run before.
-fn evaluate(
+pub(crate) fn evaluate(
     context: &Context,
     shared: &Shared,
     arm: Arm,
@@ -71,25 +72,37 @@ fn evaluate(
     range: &str,
 ) -> Result<Vec<EpisodeResult>, PipelineError> {
     let part = eval_part(arm, seed, range);
+    let actor = || arm.actor(context, shared, seed, arm.gain(context, seed)?);
+    evaluate_as(context, shared, (arm.name(), seed), &part, scenes, actor)
+}
+
+/// Episodes of what `actor` makes, under a method's name and a seed; loaded if they were run before. `part` names the file
+/// and the part of the run.
+pub(crate) fn evaluate_as<'a>(
+    context: &Context,
+    shared: &Shared,
+    (method, seed): (&str, usize),
+    part: &str,
+    scenes: &[Scene],
+    actor: impl FnOnce() -> Result<Actor<'a>, PipelineError>,
+) -> Result<Vec<EpisodeResult>, PipelineError> {
     let path = context.path(&format!("{part}.json"));
     if path.exists() {
         return load_json(&path, "eval");
     }
     let chunk_len = context.config.world.model.autoencoder.frames;
     let horizon = scenes.iter().map(|scene| scene.task_info().horizon).max().unwrap_or(0);
-    let gain = arm.gain(context, seed)?;
-    context.progress.part(&part);
-    let tick = |done| context.progress.tick(done, scenes.len(), &format!("{} on {range} range", arm.name()));
-    let rollouts =
-        shared.rollouts(context, (arm, seed, gain), scenes, horizon.div_ceil(chunk_len), Record::Outcome, tick)?;
-    let results: Vec<EpisodeResult> = rollouts.iter().map(|rollout| result(arm, seed, rollout)).collect();
+    context.progress.part(part);
+    let tick = |done| context.progress.tick(done, scenes.len(), part);
+    let rollouts = shared.rollouts(context, actor()?, scenes, horizon.div_ceil(chunk_len), Record::Outcome, tick)?;
+    let results: Vec<EpisodeResult> = rollouts.iter().map(|rollout| result(method, seed, rollout)).collect();
     save_json(&path, &results)?;
     Ok(results)
 }
 
-fn result(arm: Arm, seed: usize, rollout: &Rollout) -> EpisodeResult {
+fn result(method: &str, seed: usize, rollout: &Rollout) -> EpisodeResult {
     EpisodeResult {
-        method: arm.name().to_owned(),
+        method: method.to_owned(),
         task: task_name(&rollout.scene),
         suite: rollout.scene.suite().to_string(),
         scene: rollout.scene.to_string(),

@@ -2,14 +2,17 @@
 
 use std::cell::Cell;
 
+use w2a_align::LossVariant;
+use w2a_posttrain::{Form, PosttrainConfig};
 use w2a_report::Progress;
 
 use crate::arms::Arm;
 use crate::data::{NARROW, ORACLE, VIDEO, WIDE};
 use crate::policy::{BASE, CEILING};
 use crate::posttrain::{IDM, IMAGINATION};
+use crate::stage2::scales;
 use crate::world::{AUTOENCODER, Imaginer, POSTTRAIN, TUNE};
-use crate::{Config, Stage, align};
+use crate::{Config, Stage, ablation, align};
 
 pub(crate) const DEMONSTRATIONS: &str = "align/demonstrations";
 
@@ -85,22 +88,19 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
             ]
         }
         Stage::Posttrain => {
-            let stage2 = &after.stage2;
-            let rollouts = stage2.rounds * stage2.scenes_per_round;
-            let updates = stage2.rounds * stage2.updates_per_round * stage2.train.batch;
-            let residual = (rollouts as f64 * seconds::EPISODE + updates as f64 * seconds::RESIDUAL) * length;
             let mut parts = Vec::new();
             if Arm::taking_part(config).any(Arm::needs_labels) {
                 parts.push(part(IDM, train(&after.idm_train, seconds::POLICY)));
             }
             parts.push(part(IMAGINATION, per_task(data.posttrain_scenes) * seconds::LABELLED));
             for arm in Arm::taking_part(config).filter(|arm| arm.is_trained(config)) {
-                let fine_tuned = arm.residual(config).is_none();
-                let tried = if fine_tuned { after.shares.len() } else { after.gains.len() };
-                let cost = if fine_tuned { train(&config.policy.fine_tune, seconds::POLICY) } else { residual };
+                let (tried, cost) = match arm.residual(config) {
+                    Some((stage2, _)) => (scales(config, stage2.form).len(), stage2_cost(config, &stage2) * length),
+                    None => (after.shares.len(), train(&config.policy.fine_tune, seconds::POLICY)),
+                };
                 for seed in 0..arm.seeds(config) {
                     parts.push((arm.folder(seed), cost));
-                    parts.push((gain_part(arm, seed), per_task(tried * data.tune_scenes) * seconds::EPISODE));
+                    parts.push((gain_part(&arm.folder(seed)), per_task(tried * data.tune_scenes) * seconds::EPISODE));
                 }
             }
             parts
@@ -113,12 +113,50 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
                 .collect()
         }
         Stage::Report => vec![part("report", seconds::REPORT)],
+        Stage::Ablation => {
+            let windows = if config.align.sliding_windows { world.model.autoencoder.frames + 1 } else { 1 };
+            let mut parts = vec![part(DEMONSTRATIONS, per_task(data.labelled * windows) * seconds::VIDEO)];
+            for contrast in LossVariant::ALL {
+                parts.push((ablation::adapters_folder(contrast), train(&config.align.train, seconds::ADAPTERS)));
+            }
+            parts.push(part(IDM, train(&after.idm_train, seconds::POLICY)));
+            parts.push(part(IMAGINATION, per_task(data.posttrain_scenes) * seconds::LABELLED));
+            let evaluated = per_task(config.eval.scenes) * seconds::EPISODE;
+            parts.push((eval_part(Arm::Base, 0, crate::eval::FULL), evaluated));
+            for row in ablation::rows(config) {
+                let tried = scales(config, row.stage2.form).len();
+                for seed in 0..after.seeds {
+                    let (name, choice) = (row.folder(config, seed), per_task(tried * data.tune_scenes));
+                    parts.push((name.clone(), stage2_cost(config, &row.stage2)));
+                    parts.push((gain_part(&name), choice * seconds::EPISODE));
+                }
+                parts.extend((0..after.seeds).map(|seed| (row.eval_part(config, seed), evaluated)));
+            }
+            parts
+        }
     }
 }
 
-/// Name of the choice of an arm's scale.
-pub(crate) fn gain_part(arm: Arm, seed: usize) -> String {
-    format!("{}/gain", arm.folder(seed))
+/// Expected seconds of a training of stage 2.
+fn stage2_cost(config: &Config, stage2: &PosttrainConfig) -> f64 {
+    let rollouts = (stage2.rounds * stage2.scenes_per_round) as f64;
+    let updates = (stage2.rounds * stage2.updates_per_round * stage2.train.batch) as f64;
+    let update = match stage2.form {
+        Form::Latent | Form::Action => seconds::RESIDUAL,
+        // The policy itself is differentiated, at every chunk.
+        Form::Lora => config.world.model.flow.chunks as f64 * seconds::POLICY,
+    };
+    rollouts * seconds::EPISODE + updates * update
+}
+
+/// Name of the choice of the scale of a training.
+pub(crate) fn gain_part(name: &str) -> String {
+    format!("{name}/gain")
+}
+
+/// Name of the evaluation of a training of the ablation.
+pub(crate) fn ablation_eval_part(name: &str) -> String {
+    format!("{name}/eval")
 }
 
 /// Name of the evaluation of an arm.
@@ -155,8 +193,7 @@ const WHOLE: f64 = 1e4;
 impl RunProgress {
     /// The plan of a run up to the stage `until`.
     pub fn new(config: &Config, until: Stage) -> Self {
-        let stages = Stage::ALL.into_iter().filter(|stage| *stage <= until);
-        let plan: Vec<_> = stages.map(|stage| (stage, parts(config, stage))).collect();
+        let plan: Vec<_> = until.plan().into_iter().map(|stage| (stage, parts(config, stage))).collect();
         let sum = |parts: &[(String, f64)]| parts.iter().map(|(_, cost)| cost).sum::<f64>();
         let shares: Vec<(&str, f64)> = plan.iter().map(|(stage, parts)| (stage.name(), sum(parts))).collect();
         Self { shown: Progress::new(&shares), plan, stage: Cell::new(None), span: Cell::new(None) }
@@ -220,7 +257,7 @@ mod tests {
     fn every_part_has_a_name_of_its_own_and_a_cost() {
         for profile in Profile::ALL {
             let config = Config::profile(profile);
-            for stage in Stage::ALL {
+            for stage in Stage::ALL.into_iter().chain([Stage::Ablation]) {
                 let parts = parts(&config, stage);
                 let names: std::collections::BTreeSet<&String> = parts.iter().map(|(name, _)| name).collect();
                 assert!(names.len() == parts.len() && !parts.is_empty(), "{parts:?}");

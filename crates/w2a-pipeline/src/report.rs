@@ -18,7 +18,8 @@ use crate::context::{Context, load_json, model};
 use crate::data::scenes;
 use crate::eval::{AGAINST_BASE_WORLD, HEADLINE};
 use crate::horizon::Horizon;
-use crate::posttrain::{ImaginationReport, Shared, eval_scenes};
+use crate::posttrain::{ImaginationReport, eval_scenes};
+use crate::stage2::{Shared, gain_path};
 use crate::world::{self, Dreamer, Imaginer};
 
 const BASE: &str = "base";
@@ -311,8 +312,8 @@ fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
         .map(|imaginer| Ok((imaginer, dreamt(imaginer)?)))
         .collect::<Result<_, PipelineError>>()?;
     let run = |arm: Arm| -> Result<Vec<Rollout>, PipelineError> {
-        let gain = arm.gain(context, 0)?;
-        shared.rollouts(context, (arm, 0, gain), &scenes, chunks, Record::Video, |_| {})
+        let actor = arm.actor(context, &shared, 0, arm.gain(context, 0)?)?;
+        shared.rollouts(context, actor, &scenes, chunks, Record::Video, |_| {})
     };
     let (base, ours) = (run(Arm::Base)?, run(Arm::World2Act)?);
     let mut report = report;
@@ -354,7 +355,7 @@ fn gain_plots(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>
     let mut success = LinePlot::new("Success on the same scenes", "scale", "success").include_y(0.0, 1.0);
     let arms = [Arm::World2Act, Arm::BaseWorld, Arm::Infonce, Arm::Regression, Arm::Dreamgen, Arm::Shuffled];
     for arm in arms.into_iter().filter(|arm| arm.takes_part(&context.config)) {
-        let choice: GainChoice = load_json(&context.path(&arm.folder(0)).join("gain.json"), "posttrain")?;
+        let choice: GainChoice = load_json(&gain_path(context, &arm.folder(0)), "posttrain")?;
         let points = |value: fn(&(f32, f32, f32)) -> f32| -> Vec<(f64, f64)> {
             choice.candidates.iter().map(|tried| (f64::from(tried.0), f64::from(value(tried)))).collect()
         };
@@ -409,8 +410,7 @@ fn facts(context: &Context) -> Vec<(&'static str, String)> {
 
 /// Spearman correlation of the label-free distance with failure over the headline arm's scales.
 fn rank_of_rule(context: &Context) -> Option<f64> {
-    let path = context.path(&Arm::World2Act.folder(0)).join("gain.json");
-    let choice: GainChoice = load_json(&path, "posttrain").ok()?;
+    let choice: GainChoice = load_json(&gain_path(context, &Arm::World2Act.folder(0)), "posttrain").ok()?;
     let distance: Vec<f64> = choice.candidates.iter().map(|tried| f64::from(tried.1)).collect();
     let failure: Vec<f64> = choice.candidates.iter().map(|tried| 1.0 - f64::from(tried.2)).collect();
     stats::spearman(&distance, &failure)

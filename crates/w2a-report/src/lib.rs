@@ -28,5 +28,5 @@ pub use manifest::{DatasetRecord, GitState, Machine, Manifest, ManifestError, St
 pub use markup::Html;
 pub use metrics::{LineTime, METRICS_FILE, Metrics, MetricsError, MetricsLine, curve, read_metrics};
 pub use progress::{Progress, human_duration};
-pub use summary::{Scenes, outcome_sentence, success_chart, success_table, task_table, time_chart};
+pub use summary::{Scenes, outcome_sentence, p_text, rate_cell, success_chart, success_table, task_table, time_chart};
 pub use tensorboard::EventWriter;

@@ -194,7 +194,8 @@ pub fn task_table(info: &EvalInfo, methods: &[&str]) -> Table {
     })
 }
 
-fn rate_cell(rate: &Rate) -> Cell {
+/// A success rate in percent with its interval below, or a dash.
+pub fn rate_cell(rate: &Rate) -> Cell {
     percent_cell(rate.pc_success, rate.ci95)
 }
 
@@ -205,7 +206,8 @@ fn percent_cell(value: Option<f64>, interval: Option<[f64; 2]>) -> Cell {
     }
 }
 
-fn p_text(p_value: f64) -> String {
+/// A p-value as tables show it.
+pub fn p_text(p_value: f64) -> String {
     if p_value < 0.001 { "< 0.001".to_owned() } else { format!("{p_value:.3}") }
 }
 

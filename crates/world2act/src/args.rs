@@ -199,6 +199,9 @@ enum Command {
     /// Run until report.html is written
     #[command(after_long_help = LONG_HELP)]
     Report(RunArgs),
+    /// Run the paper's ablation: objective, similarity, and LoRA instead of the residual; write ablation.html
+    #[command(after_long_help = LONG_HELP)]
+    Ablate(RunArgs),
     /// Print the resolved configuration as TOML
     #[command(after_long_help = LONG_HELP)]
     Config(ConfigArgs),
@@ -347,6 +350,7 @@ Examples:
   world2act report --out runs/a --resume                 the remaining stages of that run
   world2act data inspect demos --skip-bad                what a dataset is and what is wrong with it
   world2act data convert demos lerobot --to v3.0         any dataset that is read, as a LeRobot dataset
+  world2act ablate --resume                              the paper's ablation, on what demo has left in runs/demo
   world2act config --profile full > full.toml            a file to edit and to pass as --config full.toml
 
 Exit codes:
@@ -356,7 +360,7 @@ Exit codes:
 
 #[derive(Clone, Debug, Args)]
 struct RunArgs {
-    /// Folder of the run [default: runs/demo for demo, else runs/default]
+    /// Folder of the run [default: runs/demo for demo and ablate, else runs/default]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Continue the run in --out; stages that are done are not repeated
@@ -432,6 +436,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
         Command::Posttrain(args) => args.request(Stage::Posttrain, DEFAULT_OUT, dotted),
         Command::Eval(args) => args.request(Stage::Eval, DEFAULT_OUT, dotted),
         Command::Report(args) => args.request(Stage::Report, DEFAULT_OUT, dotted),
+        Command::Ablate(args) => args.request(Stage::Ablation, "runs/demo", dotted),
         Command::Config(args) => Action::Config(args.layers(dotted)),
         Command::Doctor(args) => {
             no_settings("doctor", dotted)?;

@@ -187,6 +187,9 @@ fn the_adapter_family_is_one_word_and_foreign_weights_are_refused_before_the_dis
     let err = refused(&["align", "--align.adapter=action-vae", &file]);
     assert!(err.contains("align.init") && err.contains("encoder.0.weight"), "{err}");
     assert!(refused(&["align", "--align.init=absent.pt"]).contains("absent.pt"));
+    // The action VAE has one contrast, so there is nothing to ablate.
+    let err = refused(&["ablate", "--align.adapter=action-vae", "--out", "run"]);
+    assert!(err.contains("align.adapter: expected mlp"), "{err}");
 }
 
 #[test]

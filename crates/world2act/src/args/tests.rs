@@ -104,6 +104,9 @@ fn the_folder_depends_on_the_command() {
     assert_eq!(run(&["align"]).out, PathBuf::from("runs/default"));
     assert_eq!(run(&["demo", "--out", "x"]).out, PathBuf::from("x"));
     assert!(matches!(run(&["demo"]).until, Stage::Report) && matches!(run(&["world"]).until, Stage::World));
+    // The ablation adds to what the demo has left.
+    let ablation = run(&["ablate", "--resume"]);
+    assert_eq!((ablation.out, ablation.until, ablation.resume), (PathBuf::from("runs/demo"), Stage::Ablation, true));
 }
 
 #[test]
