@@ -7,7 +7,7 @@ use crate::{Dataset, DatasetError, DatasetSpec, Episode, Group, Hdf5Dataset, Hdf
 /// A set of demonstrations: its structure has been read, no frame has been decoded.
 pub enum Source {
     /// A LeRobot dataset; its version is in its `meta/info.json`.
-    LeRobot(Dataset),
+    LeRobot(Box<Dataset>),
     /// HDF5 files; which source they come from is told by their keys.
     Hdf5(Hdf5Dataset),
 }
@@ -54,7 +54,7 @@ impl Source {
     fn open_with(path: &Path, open: impl FnOnce(&Path) -> Result<Dataset, DatasetError>) -> Result<Self, SourceError> {
         let unknown = || SourceError::Unknown { path: path.to_owned() };
         if path.join("meta/info.json").is_file() {
-            return Ok(Self::LeRobot(open(path)?));
+            return Ok(Self::LeRobot(Box::new(open(path)?)));
         }
         match Hdf5Dataset::open(path) {
             Ok(dataset) => Ok(Self::Hdf5(dataset)),

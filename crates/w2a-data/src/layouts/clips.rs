@@ -47,7 +47,7 @@ pub struct Clips {
 /// Where the actions are.
 enum Actions {
     Hdf5(Hdf5Dataset),
-    LeRobot(Dataset),
+    LeRobot(Box<Dataset>),
 }
 
 impl Clips {
@@ -67,7 +67,7 @@ impl Clips {
             ClipLayout::Libero | ClipLayout::Franka | ClipLayout::Bridge => None,
         };
         let (actions, index) = match layout {
-            ClipLayout::Bridge => (Actions::LeRobot(Dataset::open(actions)?), None),
+            ClipLayout::Bridge => (Actions::LeRobot(Box::new(Dataset::open(actions)?)), None),
             ClipLayout::RoboCasa | ClipLayout::Libero | ClipLayout::Franka => {
                 let dataset = Hdf5Dataset::open(actions)?;
                 let index = Index::of(layout, &dataset);
