@@ -51,12 +51,24 @@ pub enum SignalChoice {
     Motion,
 }
 
+/// Where contacts cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cut {
+    /// Where a contact ends: one segment is reaching, grasping, moving and letting go.
+    Cycle,
+    /// Where a contact begins too: reaching and grasping is one segment, moving and letting go the next.
+    Phase,
+}
+
 /// How contacts become segments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentConfig {
     /// Which signal is used.
     pub signal: SignalChoice,
+    /// Where contacts cut.
+    pub cut: Cut,
     /// A hand that opens for less than this between two contacts has re-grasped: they are one contact. Seconds.
     pub min_open_s: f32,
     /// A contact shorter than this is none. Seconds.
@@ -154,7 +166,7 @@ impl Config {
             embodiment: embodiment.to_owned(),
             schema: String::new(),
             gripper,
-            segment: SegmentConfig { signal: SignalChoice::Auto, min_open_s: 0.3, min_contact_s: 0.2 },
+            segment: SegmentConfig { signal: SignalChoice::Auto, cut: Cut::Cycle, min_open_s: 0.3, min_contact_s: 0.2 },
             motion: MotionConfig {
                 position,
                 pauses: true,

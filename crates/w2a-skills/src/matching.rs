@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use crate::answer::{Refusal, parse_match, parse_split};
 use crate::chat::{Chat, ChatError};
+use crate::config::Cut;
 use crate::question;
 use crate::schema::Schema;
 use crate::segment::Segment;
@@ -91,13 +92,14 @@ impl Dropped {
 pub(crate) struct Prompter<'a> {
     schema: Option<Schema>,
     chat: Option<&'a mut Chat>,
+    cut: Cut,
     /// By instruction: each is split once.
     known: BTreeMap<String, Result<Vec<String>, Dropped>>,
 }
 
 impl<'a> Prompter<'a> {
-    pub fn new(schema: Option<Schema>, chat: Option<&'a mut Chat>) -> Self {
-        Self { schema, chat, known: BTreeMap::new() }
+    pub fn new(schema: Option<Schema>, chat: Option<&'a mut Chat>, cut: Cut) -> Self {
+        Self { schema, chat, cut, known: BTreeMap::new() }
     }
 
     /// The atomic prompts of an instruction: the schema's, else the language model's.
@@ -112,7 +114,7 @@ impl<'a> Prompter<'a> {
         let found = match (self.schema.as_ref().and_then(|schema| schema.prompts(instruction)), &mut self.chat) {
             (Some(prompts), _) => Ok(prompts.to_vec()),
             (None, Some(chat)) => {
-                chat.ask(question::split(instruction, segments_seen), parse_split)?.map_err(Dropped::Split)
+                chat.ask(question::split(instruction, segments_seen, self.cut), parse_split)?.map_err(Dropped::Split)
             }
             (None, None) => Err(Dropped::NoPrompts),
         };
@@ -167,6 +169,7 @@ fn joined(prompts: &[String], segments: &[Segment], picked: &[usize]) -> Vec<Cli
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one segment is a list of one range")]
 mod tests {
     use proptest::prelude::*;
 
@@ -204,7 +207,7 @@ mod tests {
 
     #[test]
     fn with_a_schema_alone_counts_decide() {
-        let mut prompter = Prompter::new(Some(schema()), None);
+        let mut prompter = Prompter::new(Some(schema()), None, Cut::Cycle);
         let known = prompter.prompts("both", &BTreeMap::new()).unwrap().unwrap();
         let mut clips = |ends: &[usize]| prompter.clips("both", &known, &analysis(ends), 20).unwrap();
         assert_eq!(clips(&[5, 9]).unwrap().len(), 2);
@@ -215,7 +218,7 @@ mod tests {
 
     #[test]
     fn an_instruction_that_the_schema_does_not_have_is_no_guess() {
-        let mut prompter = Prompter::new(Some(schema()), None);
+        let mut prompter = Prompter::new(Some(schema()), None, Cut::Cycle);
         assert_eq!(prompter.prompts("Both", &BTreeMap::new()).unwrap(), Err(Dropped::NoPrompts));
     }
 

@@ -5,8 +5,8 @@
 //!
 //! - Velocities are averaged over a short window, so that a tremble is no turn.
 //! - A *pause* is a stretch of slow frames between two fast ones; it cuts at its slowest frame.
-//! - A *reversal* is where the motion of the window before and that of the window after point apart; it cuts at the
-//!   slowest frame of the turn. It needs no pause: a quick turn may never be slow.
+//! - A *reversal* is where the motion before and the motion after, each over two such windows, point apart; it cuts at
+//!   the slowest frame of the turn. It needs no pause: a quick turn may never be slow.
 //! - Of cuts that are too close the weaker one goes: pauses before reversals, then the faster before the slower.
 
 use crate::config::MotionConfig;
@@ -25,14 +25,14 @@ struct Cut {
 ///
 /// `positions` are `[frames, width]` in metres, `fps` frames a second.
 pub fn segments(positions: &[f32], width: usize, fps: u32, config: &MotionConfig) -> Vec<Segment> {
-    let count = positions.len().checked_div(width).unwrap_or(0);
+    let Some(count) = positions.len().checked_div(width) else { return Vec::new() };
     let velocities = smoothed(&velocities(positions, width, fps), frames(config.window_s, fps).max(1));
     let speeds: Vec<f32> = velocities.iter().map(|velocity| norm(velocity)).collect();
     let fast = quantile_90(&speeds);
     if !fast.is_finite() || fast <= 0.0 || fast < config.min_speed {
         return Vec::new();
     }
-    let mut cuts = reversals(&velocities, &speeds, fast, frames(config.window_s, fps).max(1), config);
+    let mut cuts = reversals(&velocities, &speeds, fast, 2 * frames(config.window_s, fps).max(1), config);
     if config.pauses {
         cuts.extend(pauses(&speeds, fast, config.slow_share));
     }

@@ -84,7 +84,7 @@ pub fn run(request: &Request) -> Result<Outcome, SkillsError> {
     let mut survey = Survey::read(&source, config, request.skip_bad, &progress)?;
     progress.finish(READING);
     progress.start(MATCHING);
-    survey.decide(&mut Prompter::new(schema, chat.as_mut()), &progress)?;
+    survey.decide(&mut Prompter::new(schema, chat.as_mut(), config.segment.cut), &progress)?;
     progress.finish(MATCHING);
     progress.start(WRITING);
     let mut gallery = Gallery::choose(&survey, config);
@@ -129,7 +129,7 @@ pub fn dry_run(request: &Request) -> Result<String, SkillsError> {
         let counts: Vec<String> =
             seen.iter().map(|(segments, count)| format!("{count} with {segments} segment(s)")).collect();
         text.push(format!("{instruction:?}: {}", counts.join(", ")));
-        let asked = question::split(&instruction, &seen);
+        let asked = question::split(&instruction, &seen, config.segment.cut);
         let prompts = match (schema.as_ref().and_then(|schema| schema.prompts(&instruction)), &chat) {
             (Some(prompts), _) => Some(prompts.to_vec()),
             (None, Some(chat)) => chat.cached(asked.clone(), parse_split),
