@@ -185,7 +185,7 @@ pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
         lines.push(done);
     }
     let seconds = started.elapsed().as_secs_f64();
-    let info = EvalInfo::build(&results, HEADLINE, BASE, seconds, &BTreeMap::new(), control_steps(&config)?)?;
+    let info = EvalInfo::build(&results, HEADLINE, BASE, seconds, &BTreeMap::new(), control_steps(&config))?;
     let table = table(&rows, lines, &info);
     save_json(&context.path(TABLE), &table)?;
     ablation_page::write(context, &table, &info)

@@ -119,7 +119,7 @@ impl<'a> Stage2<'_, 'a> {
         targets: &[Target],
         upstream: serde_json::Value,
     ) -> Result<(), PipelineError> {
-        let Self { name, config, adapters } = self;
+        let Self { name, config, .. } = self;
         let schedule = TrainConfig { steps: self.steps(), ..config.train.clone() };
         let done = Checkpoint::new(context.path(name)).step()?;
         if done < schedule.steps {

@@ -207,7 +207,7 @@ mod tests {
             actions: (config.regression > 0.0).then(|| tensor(vec![0.5; rows * 6], [rows, 6], &device)),
             shifts: config.contrast().shifts(rollouts, chunks, &mut w2a_data::stream(0, "shifts")),
         };
-        let (total, parts) = loss(config, &adapters(), batch);
+        let (total, parts) = loss(config, &adapters(), batch).unwrap();
         let parts = parts.into_iter().map(|(name, part)| (name, values(part).unwrap()[0])).collect();
         let gradients = total.backward();
         (values(total).unwrap()[0], parts, values(leaf.grad(&gradients).unwrap()).unwrap())
