@@ -16,8 +16,8 @@ const PAGE: &str = "ablation.html";
 pub(crate) fn write(context: &Context, table: &[Line], info: &EvalInfo) -> Result<PathBuf, PipelineError> {
     let manifest = &context.manifest;
     let git = manifest.git.as_ref().map_or("unknown".into(), |git| format!("`{}`", git.short()));
-    let report = Report::new("The paper's ablation on the embedded benchmark", &outcome_sentence(info, BASE))
-        .kicker("Objective, similarity, and what stage 2 trains: one row each, everything else equal.")
+    let report = Report::new("The paper's ablation on the embedded benchmark", &outcome(info))
+        .kicker("Objective, similarity, and what stage 2 trains, on the same data, world model, base policy and scenes.")
         .hero(
             &chart(table).render(),
             "Dot: share of held-out episodes solved. Bar: 95 % interval. Dashed line and band: the frozen base policy.",
@@ -53,6 +53,13 @@ pub(crate) fn write(context: &Context, table: &[Line], info: &EvalInfo) -> Resul
     let path = context.path(PAGE);
     report.save(&path)?;
     Ok(path)
+}
+
+/// The outcome of the row that the page is about; its name may begin the sentence.
+fn outcome(info: &EvalInfo) -> String {
+    let sentence = outcome_sentence(info, BASE);
+    let mut rest = sentence.chars();
+    rest.next().map_or(String::new(), |first| first.to_uppercase().chain(rest).collect())
 }
 
 fn emphasis(line: &Line) -> Emphasis {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use w2a_posttrain::{GainChoice, Record, Rollout};
+use w2a_posttrain::{Form, GainChoice, Record, Rollout};
 use w2a_report::svg::{BarChart, LinePlot, ScatterPlot};
 use w2a_report::{
     Clip, EvalInfo, Picture, Report, Scenes, StripRow, curve, human_duration, method_label, outcome_sentence,
@@ -123,13 +123,19 @@ fn what_was_done(context: &Context, narrow: &EvalInfo) -> Result<String, Pipelin
     Ok(format!(
         "Suites: {}; tasks: {tasks}. Labelled demonstrations ({} per task) cover a part of the table; the evaluation covers all \
          of it. A world model saw {} action-free videos per task of the whole table and imagined how each of {} \
-         post-training scenes per task should unfold; a residual policy was pulled towards what was imagined. The base \
-         policy itself stays frozen.\n\nWithout the shift, on scenes where demonstrations lie, the base policy solves \
-         {:.1} %, and with the residual {:.1} %.{}",
+         post-training scenes per task should unfold; {} pulled towards what was imagined. The base policy itself stays \
+         frozen.
+
+Without the shift, on scenes where demonstrations lie, the base policy solves {:.1} %, and World2Act \
+         {:.1} %.{}",
         data.suites.join(", "),
         data.labelled,
         data.videos,
         data.posttrain_scenes,
+        match context.config.posttrain.stage2.form {
+            Form::Latent | Form::Action => "a residual policy was",
+            Form::Lora => "low-rank changes of the policy's layers were",
+        },
         near(BASE),
         near(HEADLINE),
         skills_in_words(context)?

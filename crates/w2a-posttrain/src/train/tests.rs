@@ -219,6 +219,20 @@ fn latents_and_actions_of_other_lengths_are_refused_by_every_form() {
 }
 
 #[test]
+fn targets_of_zeros_have_no_direction_and_harm_no_form() {
+    for form in FORMS {
+        for objective in [Objective::Infonce, Objective::Cosine] {
+            let mut targets = targets(4, 0);
+            targets[0].z_v[..DIM].fill(0.0);
+            targets[1].z_v.fill(0.0);
+            let outcome = train(&config(form, objective), AdapterKind::Mlp, &targets, None, 99).unwrap();
+            let mut values = outcome.state.values().flat_map(|array| &array.data);
+            assert!(values.all(|value| value.is_finite() && value.abs() < 10.0), "{form:?} {objective:?}");
+        }
+    }
+}
+
+#[test]
 fn a_batch_of_one_is_refused_where_negatives_are_needed() {
     for form in FORMS {
         for (batch, scenes) in [(1, 4), (4, 1)] {
