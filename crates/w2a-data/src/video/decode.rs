@@ -125,7 +125,8 @@ impl Decoder {
         }
         match (status, fed) {
             (_, Some(Ok(Err(Feed::Source(error))))) => Err(error),
-            (Ok(status), Some(Ok(Ok(())))) if status.success() && complaints.is_empty() => Ok(()),
+            // Words alone are no failure: some decoders complain where a group leans on the one before.
+            (Ok(status), Some(Ok(Ok(())))) if status.success() => Ok(()),
             (Ok(status), _) => Err(self.error(format!("ffmpeg ended with {status}: {complaints}"))),
             (Err(error), _) => Err(self.error(format!("waiting for ffmpeg: {error}"))),
         }
