@@ -125,8 +125,8 @@ impl Decoder {
         }
         match (status, fed) {
             (_, Some(Ok(Err(Feed::Source(error))))) => Err(error),
-            // Words alone are no failure: some decoders complain where a group leans on the one before.
-            (Ok(status), Some(Ok(Ok(())))) if status.success() => Ok(()),
+            // Words count as well: decoders that hide damage say so, and ffmpeg ends well all the same.
+            (Ok(status), Some(Ok(Ok(())))) if status.success() && complaints.is_empty() => Ok(()),
             (Ok(status), _) => Err(self.error(format!("ffmpeg ended with {status}: {complaints}"))),
             (Err(error), _) => Err(self.error(format!("waiting for ffmpeg: {error}"))),
         }
