@@ -7,8 +7,8 @@
     python bench/video.py --lerobot-python venv/bin/python AV1_FOLDER H264_FOLDER
 
 Prints steps per second (a step has one frame of each of two cameras, its state and its action) and the ratio ours /
-LeRobot's: the median over pairs with its quartiles. `--memory` reads five times as much as one pass and prints our largest
-memory after one pass and after all.
+LeRobot's: the median over pairs with its quartiles. `--memory` prints our largest memory after one request
+and after five times as much.
 """
 
 import argparse
@@ -52,13 +52,16 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure our memory instead")
     args = parser.parse_args()
     for folder in args.folders:
-        ours = Side([args.ours, "read", folder])
         if args.memory:
-            (_, once), (_, five) = ours.ask("sequential 10"), ours.ask("sequential 40")
-            print(f"{folder}: sequential: {once:.1f} MiB after one pass, {five:.1f} MiB after five")
-            (_, once), (_, five) = ours.ask("shuffled 31 64 0"), ours.ask("shuffled 124 64 1")
-            print(f"{folder}: shuffled:   {once:.1f} MiB after one pass, {five:.1f} MiB after five")
+            for name, request in CASES:
+                ours = Side([args.ours, "read", folder])
+                peaks = []
+                for times in (1, 4):
+                    size = {"pair_episodes": times * args.episodes, "batches": times * args.batches, "size": args.size}
+                    peaks.append(ours.ask(request.format(**size, seed=times))[1])
+                print(f"{folder}: {name}: {peaks[0]:.1f} MiB after one request, {peaks[1]:.1f} MiB after five times as much")
             continue
+        ours = Side([args.ours, "read", folder])
         theirs = Side([args.lerobot_python, str(ROOT / "bench/lerobot/loader.py"), folder, str(args.workers)])
         for name, request in CASES:
             left, right = [], []

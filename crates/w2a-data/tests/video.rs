@@ -260,7 +260,7 @@ fn a_corrupt_body_is_an_error_with_the_words_of_ffmpeg() {
         let reader = VideoReader::open(&path, &FrameCache::with_bytes(1 << 24)).unwrap();
         let name = path.file_name().unwrap().to_str().unwrap();
         for error in [
-            reader.frame(0).unwrap_err(),
+            reader.frame(0).map(drop).unwrap_err(),
             reader.stream(0..FRAMES).unwrap().find_map(Result::err).expect("the damage must show"),
         ] {
             let text = error.to_string();
