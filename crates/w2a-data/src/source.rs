@@ -51,10 +51,7 @@ impl Source {
         Self::open_with(path.as_ref(), |path| Dataset::open_in_part(path))
     }
 
-    fn open_with(
-        path: &Path,
-        open: impl FnOnce(&Path) -> Result<Dataset, DatasetError>,
-    ) -> Result<Self, SourceError> {
+    fn open_with(path: &Path, open: impl FnOnce(&Path) -> Result<Dataset, DatasetError>) -> Result<Self, SourceError> {
         let unknown = || SourceError::Unknown { path: path.to_owned() };
         if path.join("meta/info.json").is_file() {
             return Ok(Self::LeRobot(open(path)?));

@@ -41,7 +41,8 @@ fn assert_problems(report: &Inspection, expected: &[&[&str]]) {
     }
 }
 
-const PLAIN: ConvertOptions = ConvertOptions { version: Version::V30, video: None, skip_bad: false, gr00t_horizon: None };
+const PLAIN: ConvertOptions =
+    ConvertOptions { version: Version::V30, video: None, skip_bad: false, gr00t_horizon: None };
 
 fn converted(input: &Path, options: ConvertOptions) -> (tempfile::TempDir, PathBuf, Converted) {
     let folder = tempfile::tempdir().unwrap();
@@ -229,7 +230,8 @@ fn bad_episodes_end_a_conversion_or_are_counted_and_named() {
 fn options_that_do_not_fit_and_outputs_that_exist_are_refused_before_anything_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent");
-    let attempt = |options: ConvertOptions, output: &Path| convert(&absent, output, options, &mut |_, _| {}).unwrap_err();
+    let attempt =
+        |options: ConvertOptions, output: &Path| convert(&absent, output, options, &mut |_, _| {}).unwrap_err();
     let gr00t = |version, horizon| ConvertOptions { version, gr00t_horizon: Some(horizon), ..PLAIN };
     let error = attempt(gr00t(Version::V30, 16), &folder.path().join("out"));
     assert!(matches!(error, ConvertError::Options { .. }) && error.to_string().contains("v2.1"), "{error}");
@@ -249,6 +251,20 @@ fn what_a_killed_conversion_left_is_replaced() {
     std::fs::write(folder.path().join(".out.convert/out/meta/info.json"), "{").unwrap();
     convert(&input, &folder.path().join("out"), PLAIN, &mut |_, _| {}).unwrap();
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_conversion_that_another_process_is_at_is_left_alone() {
+    let (_folder, input) = dataset(Version::V21, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let hidden = folder.path().join(".out.convert");
+    std::fs::create_dir(&hidden).unwrap();
+    let lock = std::fs::File::create(hidden.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(hidden.join("precious"), "").unwrap();
+    let error = convert(&input, &folder.path().join("out"), PLAIN, &mut |_, _| {}).unwrap_err();
+    assert!(matches!(error, ConvertError::Busy { .. }), "{error}");
+    assert!(hidden.join("precious").exists());
 }
 
 #[test]

@@ -27,7 +27,9 @@ impl Flavour {
             .cameras
             .iter()
             .map(|one| &one.name)
-            .map(|name| (source.gr00t_camera(name).to_owned(), json!({ "original_key": format!("observation.images.{name}") })))
+            .map(|name| {
+                (source.gr00t_camera(name).to_owned(), json!({ "original_key": format!("observation.images.{name}") }))
+            })
             .collect();
         let modality = json!({
             "state": slices(&state),

@@ -174,7 +174,8 @@ impl Inspection {
         let repeated: BTreeSet<&String> = tasks.iter().filter(|task| !seen.insert(*task)).collect();
         for task in repeated {
             let path = self.path.clone();
-            let message = format!("the list of tasks has {task:?} more than once; `world2act data convert` merges them");
+            let message =
+                format!("the list of tasks has {task:?} more than once; `world2act data convert` merges them");
             self.problem(&path, None, message);
         }
     }
