@@ -118,6 +118,34 @@ fn both_versions_return_every_frame_of_every_episode() {
     }
 }
 
+/// `tests/fixtures` holds what LeRobot's own writers made (scripts/lerobot_fixture.py): AV1, many episodes a file in 3.0.
+#[test]
+fn datasets_that_lerobot_wrote_are_read_frame_by_frame() {
+    for (name, version) in [("lerobot_v21", Version::V21), ("lerobot_v30", Version::V30)] {
+        let opened = Dataset::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)).unwrap();
+        assert_eq!((opened.version(), opened.len(), opened.frames()), (version, 3, 18));
+        assert_eq!(opened.ignored_features(), ["next.reward"]);
+        for (index, read) in opened.episodes().enumerate() {
+            let read = read.unwrap();
+            assert_eq!(read.instruction, ["öffne die Schublade", "close it"][index % 2]);
+            assert_eq!(
+                (read.len(), read.proprio(4), read.action(4)),
+                (5 + index, &[index as f32, 4.0, 0.5][..], &[4.0, -(index as f32)][..])
+            );
+            for (number, camera) in read.cameras.iter().enumerate() {
+                assert_eq!(camera.name, ["top", "wrist"][number]);
+                for frame in 0..camera.frames() {
+                    assert_level(camera.frame(frame), index, number, frame);
+                }
+            }
+        }
+        for (step, frame) in opened.steps(1 << 20).read(&[(2, 6), (1, 0), (2, 0)]).unwrap().iter().zip([6, 0, 0]) {
+            let index = step.observation.proprio[0] as usize;
+            assert_level(&step.observation.cameras[1].rgb, index, 1, frame);
+        }
+    }
+}
+
 #[test]
 fn the_videos_are_where_lerobot_looks_for_them() {
     for (version, expected) in [(Version::V21, 4), (Version::V30, 2)] {

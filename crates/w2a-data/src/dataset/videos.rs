@@ -1,6 +1,5 @@
 //! The videos of episodes: which of their frames belong to which row.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use super::info::CameraSpec;
 use super::plan::EpisodeRecord;
 use super::reader::Dataset;
 use crate::Camera;
-use crate::video::{FrameStream, Mp4Index, VideoError};
+use crate::video::{FrameStream, Mp4Index, Spare, VideoError};
 
 impl Dataset {
     /// Reads the index of the video of an episode's `number`-th camera that is a video, and compares its size with
@@ -62,36 +61,46 @@ pub(super) fn in_camera(
     DatasetError::video(record.index, format!("{frame}camera {:?}", camera.name))(source)
 }
 
-/// The video that was read last of every camera, since neighbours share it in version 3.0.
+/// The videos of the cameras that are videos, and a decoder for each.
 #[derive(Default)]
-pub(super) struct OpenVideos(HashMap<usize, (PathBuf, Arc<Mp4Index>)>);
+pub(super) struct OpenVideos(Vec<OpenVideo>);
+
+#[derive(Default)]
+struct OpenVideo {
+    /// The video that was read last, since neighbours share it in version 3.0.
+    last: Option<(PathBuf, Arc<Mp4Index>)>,
+    spare: Spare,
+}
 
 impl OpenVideos {
     /// Decodes the cameras of an episode that are videos, side by side.
     pub fn cameras(&mut self, dataset: &Dataset, record: &EpisodeRecord) -> Result<Vec<Camera>, DatasetError> {
+        self.0.resize_with(record.videos.len(), OpenVideo::default);
         let mut plans = Vec::new();
-        for (number, camera) in dataset.layout().video_cameras().enumerate() {
+        for ((number, camera), open) in dataset.layout().video_cameras().enumerate().zip(&mut self.0) {
             let file = &record.videos[number].file;
-            let index = match self.0.get(&number) {
-                Some((open, index)) if open == file => index.clone(),
-                _ => {
-                    let index = dataset.open_video(record, number, camera)?;
-                    self.0.insert(number, (file.clone(), index.clone()));
-                    index
-                }
+            let index = match &open.last {
+                Some((last, index)) if last == file => index.clone(),
+                _ => dataset.open_video(record, number, camera)?,
             };
+            open.last = Some((file.clone(), index.clone()));
             let frames = (0..record.length).map(|frame| dataset.video_frame(record, number, camera, &index, frame));
-            plans.push((camera, frames.collect::<Result<Vec<_>, _>>()?, index));
+            plans.push((camera, frames.collect::<Result<Vec<_>, _>>()?, index, &mut open.spare));
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / plans.len().max(1)).max(1);
-        let decode = |(camera, frames, index): &(&CameraSpec, Vec<usize>, Arc<Mp4Index>)| {
-            let rgb = decode_all(index, frames, threads).map_err(|source| in_camera(record, camera, None, source))?;
+        let decode = |camera: &CameraSpec, frames: &[usize], index: &Arc<Mp4Index>, spare: &mut Spare| {
+            let rgb = decode_all(index, frames, spare, threads);
+            let rgb = rgb.map_err(|source| in_camera(record, camera, None, source))?;
             Ok(Camera { name: camera.name.clone(), height: camera.height, width: camera.width, rgb })
         };
         // Each camera has a decoder of its own, which waits while its frames are not taken.
         std::thread::scope(|scope| {
-            let running: Vec<_> = plans.iter().map(|plan| scope.spawn(move || decode(plan))).collect();
+            let start = |(camera, frames, index, spare)| {
+                let (frames, index): (Vec<usize>, Arc<Mp4Index>) = (frames, index);
+                scope.spawn(move || decode(camera, &frames, &index, spare))
+            };
+            let running: Vec<_> = plans.into_iter().map(start).collect();
             let joined = running
                 .into_iter()
                 .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -101,9 +110,14 @@ impl OpenVideos {
 }
 
 /// The RGB bytes of ascending `frames`.
-fn decode_all(index: &Arc<Mp4Index>, frames: &[usize], threads: usize) -> Result<Vec<u8>, VideoError> {
+fn decode_all(
+    index: &Arc<Mp4Index>,
+    frames: &[usize],
+    spare: &mut Spare,
+    threads: usize,
+) -> Result<Vec<u8>, VideoError> {
     let mut rgb = vec![0; frames.len() * index.frame_len()];
-    let mut stream = FrameStream::start(index, frames, threads)?;
+    let mut stream = FrameStream::start(index, frames, spare, threads)?;
     for (room, &frame) in rgb.chunks_mut(index.frame_len()).zip(frames) {
         if !stream.next_into(room)? {
             return Err(VideoError::NoFrame { path: index.path().to_owned(), frame, frames: index.len() });

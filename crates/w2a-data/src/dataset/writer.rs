@@ -39,6 +39,8 @@ const EPISODE_ROWS: usize = 256;
 /// Everything goes to a hidden folder beside the destination, which [`DatasetWriter::finish`] renames. Dropping the
 /// writer before removes that folder; what a killed process left is removed by the next writer of the same dataset.
 pub struct DatasetWriter {
+    /// The cameras' videos; `None` where images are in the rows. First, so that the encoders end before their folder does.
+    videos: Option<VideoFiles>,
     staging: Staging,
     spec: DatasetSpec,
     version: Version,
@@ -48,8 +50,6 @@ pub struct DatasetWriter {
     episodes: u64,
     frames: u64,
     data_file_mib: u64,
-    /// The cameras' videos; `None` where images are in the rows.
-    videos: Option<VideoFiles>,
     sink: Sink,
     failed: bool,
 }

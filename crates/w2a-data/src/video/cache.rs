@@ -4,6 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::clip::Clip;
+use super::decode::{Decoder, Spare};
+use super::error::VideoError;
+
 /// Keeps values until their weights add up to more than a limit, then forgets those longest unused.
 pub(crate) struct Lru<K, V> {
     limit: usize,
@@ -51,14 +55,17 @@ impl<K: Hash + Eq + Clone, V: Clone> Lru<K, V> {
 /// Frames by the video's id and their number.
 type Frames = Lru<(u64, usize), Arc<[u8]>>;
 
-/// Decoded frames, shared by all readers that were given a clone of it.
+/// Decoded frames, and a decoder that waits for the next; shared by all readers that were given a clone of it.
 #[derive(Clone)]
-pub struct FrameCache(Arc<Mutex<Frames>>);
+pub struct FrameCache {
+    frames: Arc<Mutex<Frames>>,
+    spare: Arc<Mutex<Spare>>,
+}
 
 impl FrameCache {
     /// A cache of at most `bytes` bytes of frames; 0 keeps none.
     pub fn with_bytes(bytes: usize) -> Self {
-        Self(Arc::new(Mutex::new(Lru::new(bytes))))
+        Self { frames: Arc::new(Mutex::new(Lru::new(bytes))), spare: Arc::default() }
     }
 
     /// Bytes of the frames it holds.
@@ -82,7 +89,12 @@ impl FrameCache {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Frames> {
         // Nothing panics while it is held; were it to, a cache may as well go on.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts decoding a clip, in a process that waits for it if there is one.
+    pub(super) fn decode(&self, clip: Clip, threads: usize) -> Result<Decoder, VideoError> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).decode(clip, threads)
     }
 }
 

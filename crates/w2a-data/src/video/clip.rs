@@ -63,20 +63,12 @@ impl Clip {
                 }
                 let frames: HashSet<usize> = rest[..count].iter().map(|request| request.2).collect();
                 let resets = resets_decoder(index, start)?;
-                let open = clips.iter_mut().find(|clip| resets && clip.can_grow && clip.kind().starts_like(index));
-                let clip = match open {
-                    Some(clip) => clip,
-                    None => {
-                        clips.push(Self {
-                            sources: vec![index.clone()],
-                            parts: vec![],
-                            wanted: vec![],
-                            can_grow: resets,
-                        });
-                        clips.last_mut().unwrap_or_else(|| unreachable!("pushed above"))
-                    }
-                };
-                clip.append(index, start..end + 1, &frames);
+                let grows = |clip: &Self| resets && clip.can_grow && clip.kind().starts_like(index);
+                let position = clips.iter().position(grows).unwrap_or_else(|| {
+                    clips.push(Self { sources: vec![index.clone()], parts: vec![], wanted: vec![], can_grow: resets });
+                    clips.len() - 1
+                });
+                clips[position].append(index, start..end + 1, &frames);
                 rest = &rest[count..];
             }
         }

@@ -2,12 +2,58 @@
 
 use std::io::{BufReader, BufWriter, Read};
 use std::process::{ChildStdout, Stdio};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::clip::{Clip, Feed};
 use super::error::VideoError;
 use super::ffmpeg::Running;
-use std::sync::Arc;
+
+/// Starts a process that decodes the clip it will be fed, whatever that is.
+fn wait_for_clip(threads: usize) -> Result<Running, VideoError> {
+    let threads = threads.max(1).to_string();
+    Running::start(
+        &[
+            // Damage must end the decoding: without these it is papered over with grey.
+            &["-xerror", "-err_detect", "explode", "-threads", &threads][..],
+            // Times as they are in the clip, where the wanted frames are those of odd times.
+            &["-copyts", "-noautorotate", "-protocol_whitelist", "pipe", "-f", "mp4", "-i", "pipe:0"],
+            &["-map", "0:v:0", "-fps_mode", "passthrough", "-filter_threads", "1", "-vf", "select=mod(pts\\,2)"],
+            // PPM, since its header states the size of each frame.
+            &["-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"],
+        ]
+        .concat(),
+        None,
+        Stdio::piped(),
+    )
+}
+
+/// A process that has started while the batch before was decoded: to start costs as much as a hundred small frames.
+#[derive(Default)]
+pub(crate) struct Spare {
+    waiting: Option<Running>,
+    is_used: bool,
+}
+
+impl Spare {
+    /// Starts decoding in the process that waits, and from the second time on starts the next one.
+    ///
+    /// # Errors
+    /// [`VideoError::NoFfmpeg`] if there is no decoder.
+    pub(super) fn decode(&mut self, clip: Clip, threads: usize) -> Result<Decoder, VideoError> {
+        let running = match self.waiting.take() {
+            Some(running) => running,
+            None => wait_for_clip(threads)?,
+        };
+        let decoder = Decoder::feed(clip, running)?;
+        if self.is_used {
+            // Should it fail, the next batch says why.
+            self.waiting = wait_for_clip(threads).ok();
+        }
+        self.is_used = true;
+        Ok(decoder)
+    }
+}
 
 /// A clip being decoded. Its memory is a few coded frames and one decoded frame, however long the clip.
 pub(super) struct Decoder {
@@ -21,26 +67,8 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    /// Starts decoding with `threads` threads of the decoder.
-    ///
-    /// # Errors
-    /// [`VideoError::NoFfmpeg`] if there is no decoder.
-    pub fn start(clip: Clip, threads: usize) -> Result<Self, VideoError> {
-        let threads = threads.max(1).to_string();
-        let mut running = Running::start(
-            &[
-                // Damage must end the decoding: without these it is papered over with grey.
-                &["-xerror", "-err_detect", "explode", "-threads", &threads][..],
-                // Times as they are in the clip, where the wanted frames are those of odd times.
-                &["-copyts", "-noautorotate", "-protocol_whitelist", "pipe", "-f", "mp4", "-i", "pipe:0"],
-                &["-map", "0:v:0", "-fps_mode", "passthrough", "-filter_threads", "1", "-vf", "select=mod(pts\\,2)"],
-                // PPM, since its header states the size of each frame.
-                &["-pix_fmt", "rgb24", "-c:v", "ppm", "-f", "image2pipe", "pipe:1"],
-            ]
-            .concat(),
-            None,
-            Stdio::piped(),
-        )?;
+    /// Feeds a clip to a process that waits for one.
+    fn feed(clip: Clip, mut running: Running) -> Result<Self, VideoError> {
         let clip = Arc::new(clip);
         let path = clip.kind().path().to_owned();
         let (Some(stdin), Some(stdout)) = running.pipes() else {
@@ -97,7 +125,8 @@ impl Decoder {
         }
         match (status, fed) {
             (_, Some(Ok(Err(Feed::Source(error))))) => Err(error),
-            (Ok(status), Some(Ok(Ok(())))) if status.success() && complaints.is_empty() => Ok(()),
+            // Words alone are no failure: some decoders complain where a group leans on the one before.
+            (Ok(status), Some(Ok(Ok(())))) if status.success() => Ok(()),
             (Ok(status), _) => Err(self.error(format!("ffmpeg ended with {status}: {complaints}"))),
             (Err(error), _) => Err(self.error(format!("waiting for ffmpeg: {error}"))),
         }

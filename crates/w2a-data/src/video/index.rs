@@ -14,6 +14,9 @@ use super::error::VideoError;
 /// Largest height or width: one decoded frame stays below 200 MiB whatever a file claims.
 const MAX_SIDE: u16 = 8192;
 
+/// Most frames of a video: a week at 25 a second.
+const MAX_FRAMES: usize = 1 << 24;
+
 /// The codecs that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Codec {
@@ -134,8 +137,8 @@ impl Mp4Index {
         let timescale = u32::try_from(track.timescale).ok().filter(|&units| units > 0);
         let timescale = timescale.ok_or_else(|| damaged(format!("its time unit is 1/{} s", track.timescale)))?;
         let count = track.samples.len();
-        if count == 0 || u32::try_from(count).is_err() {
-            return Err(damaged(format!("it has {count} frames")));
+        if !(1..=MAX_FRAMES).contains(&count) {
+            return Err(damaged(format!("it has {count} frames, expected 1 to {MAX_FRAMES}")));
         }
         let mut by_time: Vec<u32> = (0..count as u32).collect();
         let time = |sample: u32| track.samples[sample as usize].composition_timestamp;

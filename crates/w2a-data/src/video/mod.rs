@@ -20,6 +20,7 @@ mod writer;
 
 pub use cache::FrameCache;
 pub(crate) use cache::Lru;
+pub(crate) use decode::Spare;
 pub use error::VideoError;
 pub use ffmpeg::ffmpeg;
 pub use index::{Codec, Mp4Index};

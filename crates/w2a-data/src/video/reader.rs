@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::cache::FrameCache;
 use super::clip::Clip;
-use super::decode::Decoder;
+use super::decode::{Decoder, Spare};
 use super::error::VideoError;
 use super::index::Mp4Index;
 
@@ -88,7 +88,7 @@ impl VideoReader {
     /// # Errors
     /// [`VideoError`] if the range leaves the video or ffmpeg is missing.
     pub fn stream(&self, frames: Range<usize>) -> Result<FrameStream, VideoError> {
-        FrameStream::start(&self.index, &frames.collect::<Vec<_>>(), threads())
+        FrameStream::start(&self.index, &frames.collect::<Vec<_>>(), &mut Spare::default(), threads())
     }
 }
 
@@ -100,11 +100,16 @@ pub struct FrameStream {
 }
 
 impl FrameStream {
-    /// Starts decoding the ascending `frames` with that many threads.
-    pub(crate) fn start(index: &Arc<Mp4Index>, frames: &[usize], threads: usize) -> Result<Self, VideoError> {
+    /// Starts decoding the ascending `frames` with that many threads, in the process that waits.
+    pub(crate) fn start(
+        index: &Arc<Mp4Index>,
+        frames: &[usize],
+        spare: &mut Spare,
+        threads: usize,
+    ) -> Result<Self, VideoError> {
         let remaining = frames.len();
         let clip = Clip::of_ascending(index, frames)?;
-        let decoder = clip.map(|clip| Decoder::start(clip, threads)).transpose()?;
+        let decoder = clip.map(|clip| spare.decode(clip, threads)).transpose()?;
         Ok(Self { decoder, frame_len: index.frame_len(), remaining })
     }
 
@@ -167,7 +172,7 @@ pub fn read_frames(wanted: &[(Arc<Mp4Index>, usize)], cache: &FrameCache) -> Res
     for clip in Clip::plan(&missing)? {
         let order: Vec<(u64, usize)> = clip.wanted().map(|(index, frame)| (index.id(), frame)).collect();
         let mut rgb = vec![0; clip.kind().frame_len()];
-        let mut decoder = Decoder::start(clip, threads())?;
+        let mut decoder = cache.decode(clip, threads())?;
         for key in order {
             if !decoder.next_into(&mut rgb)? {
                 break;
