@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::{Dataset, DatasetError, DatasetSpec, Episode, Group, Hdf5Dataset, Hdf5Error, ModalitySlice};
 
 /// A set of demonstrations: its structure has been read, no frame has been decoded.
+#[expect(clippy::large_enum_variant, reason = "there is one per program")]
 pub enum Source {
     /// A LeRobot dataset; its version is in its `meta/info.json`.
     LeRobot(Box<Dataset>),

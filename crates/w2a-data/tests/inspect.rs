@@ -254,6 +254,20 @@ fn what_a_killed_conversion_left_is_replaced() {
 }
 
 #[test]
+fn a_conversion_that_another_process_is_at_is_left_alone() {
+    let (_folder, input) = dataset(Version::V21, 1);
+    let folder = tempfile::tempdir().unwrap();
+    let hidden = folder.path().join(".out.convert");
+    std::fs::create_dir(&hidden).unwrap();
+    let lock = std::fs::File::create(hidden.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(hidden.join("precious"), "").unwrap();
+    let error = convert(&input, &folder.path().join("out"), PLAIN, &mut |_, _| {}).unwrap_err();
+    assert!(matches!(error, ConvertError::Busy { .. }), "{error}");
+    assert!(hidden.join("precious").exists());
+}
+
+#[test]
 fn videos_keep_the_numbers_exactly_and_the_images_nearly() {
     for version in VERSIONS {
         let options = ConvertOptions { version, video: Some(Encoding::H264), ..PLAIN };

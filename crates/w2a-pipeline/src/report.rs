@@ -124,9 +124,7 @@ fn what_was_done(context: &Context, narrow: &EvalInfo) -> Result<String, Pipelin
         "Suites: {}; tasks: {tasks}. Labelled demonstrations ({} per task) cover a part of the table; the evaluation covers all \
          of it. A world model saw {} action-free videos per task of the whole table and imagined how each of {} \
          post-training scenes per task should unfold; {} pulled towards what was imagined. The base policy itself stays \
-         frozen.
-
-Without the shift, on scenes where demonstrations lie, the base policy solves {:.1} %, and World2Act \
+         frozen.\n\nWithout the shift, on scenes where demonstrations lie, the base policy solves {:.1} %, and World2Act \
          {:.1} %.{}",
         data.suites.join(", "),
         data.labelled,

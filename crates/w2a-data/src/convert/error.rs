@@ -1,6 +1,6 @@
 //! Why a conversion failed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{DatasetError, SourceError, StatisticsError};
 
@@ -16,6 +16,12 @@ pub enum ConvertError {
     /// The output exists.
     #[error("converting to {}: the path already exists; choose another one or remove it", path.display())]
     Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// Another process writes the same output.
+    #[error("converting to {}: another conversion is writing it; wait for it or choose another path", path.display())]
+    Busy {
         /// The output.
         path: PathBuf,
     },
@@ -49,4 +55,12 @@ pub enum ConvertError {
         /// The system's reason.
         source: std::io::Error,
     },
+}
+
+impl ConvertError {
+    /// Attaches operation and path to an I/O error.
+    pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { operation, path, source }
+    }
 }

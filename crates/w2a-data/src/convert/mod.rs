@@ -3,12 +3,14 @@
 mod error;
 mod gr00t;
 mod relative;
+mod staging;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 pub use error::ConvertError;
+use staging::Staging;
 
 use crate::video::Encoding;
 use crate::{Dataset, DatasetWriter, Source, Version, write_atomic};
@@ -88,7 +90,7 @@ pub fn convert(
     let staging = Staging::create(output)?;
     let spec = source.spec().clone();
     let mut gr00t = options.gr00t_horizon.map(|horizon| gr00t::Flavour::new(&source, horizon));
-    let mut writer = DatasetWriter::create(&staging.dataset, spec, options.version)?;
+    let mut writer = DatasetWriter::create(staging.dataset(), spec, options.version)?;
     if let Some(encoding) = options.video.filter(|_| !source.spec().cameras.is_empty()) {
         writer = writer.with_video(encoding, VIDEO_FILE_MIB)?;
     }
@@ -117,15 +119,15 @@ pub fn convert(
     }
     writer.finish()?;
     if let Some(gr00t) = gr00t {
-        gr00t.write(&staging.dataset)?;
+        gr00t.write(staging.dataset())?;
     }
     let notes = Notes {
         format: source.format(),
-        fingerprint: Dataset::open(&staging.dataset)?.fingerprint()?,
+        fingerprint: Dataset::open(staging.dataset())?.fingerprint()?,
         relative_horizon: options.gr00t_horizon,
         skipped: converted.skipped.clone(),
     };
-    write_json(&staging.dataset.join(NOTES), &notes)?;
+    write_json(&staging.dataset().join(NOTES), &notes)?;
     staging.commit()?;
     Ok(converted)
 }
@@ -149,59 +151,5 @@ fn check(output: &Path, options: ConvertOptions) -> Result<(), ConvertError> {
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), ConvertError> {
     let text = serde_json::to_vec_pretty(value).map_err(std::io::Error::from);
-    text.and_then(|text| write_atomic(path, &text)).map_err(|source| ConvertError::Io {
-        operation: "writing",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-/// A hidden folder beside the destination in which the dataset is finished before it is moved.
-///
-/// [`DatasetWriter`] has a hidden folder and a lock of its own inside of this one; what comes on top of its files is
-/// written between its end and the move.
-struct Staging {
-    folder: PathBuf,
-    dataset: PathBuf,
-    destination: PathBuf,
-}
-
-impl Staging {
-    fn create(destination: &Path) -> Result<Self, ConvertError> {
-        let name = destination
-            .file_name()
-            .ok_or(ConvertError::Options { what: "the output has no folder name; give one such as data/converted" })?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(".convert");
-        let folder = destination.with_file_name(hidden);
-        let dataset = folder.join(name);
-        if dataset.is_dir() {
-            // A conversion that was killed between its end and the move; nobody else knows this folder.
-            std::fs::remove_dir_all(&dataset).map_err(|source| ConvertError::Io {
-                operation: "removing",
-                path: dataset.clone(),
-                source,
-            })?;
-        }
-        Ok(Self { folder, dataset, destination: destination.to_owned() })
-    }
-
-    fn commit(self) -> Result<(), ConvertError> {
-        if self.destination.symlink_metadata().is_ok() {
-            return Err(ConvertError::Exists { path: self.destination.clone() });
-        }
-        std::fs::rename(&self.dataset, &self.destination).map_err(|source| ConvertError::Io {
-            operation: "moving the finished dataset to",
-            path: self.destination.clone(),
-            source,
-        })
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After a success it is empty; after a failure what is in it is of no use. The next conversion removes the rest.
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+    text.and_then(|text| write_atomic(path, &text)).map_err(ConvertError::io("writing", path))
 }

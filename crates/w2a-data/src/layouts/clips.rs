@@ -45,6 +45,7 @@ pub struct Clips {
 }
 
 /// Where the actions are.
+#[expect(clippy::large_enum_variant, reason = "there is one per set of clips")]
 enum Actions {
     Hdf5(Hdf5Dataset),
     LeRobot(Box<Dataset>),
