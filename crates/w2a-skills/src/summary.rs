@@ -173,7 +173,7 @@ impl Summary {
             self.lengths_before.median_s
         )];
         if let Some(count) = self.signals.get(Signal::Motion.name()) {
-            lines.push(format!("{count} without a cycle of the gripper, cut by motion"));
+            lines.push(format!("{count} cut by the motion of the hand instead of the gripper"));
         }
         lines.extend(self.dropped.iter().map(|dropped| format!("{} dropped: {}", dropped.count, dropped.words)));
         if !self.unreadable.is_empty() {
