@@ -12,6 +12,7 @@ mod chat;
 mod clip;
 mod config;
 mod error;
+mod json;
 mod lengths;
 mod matching;
 mod motion;

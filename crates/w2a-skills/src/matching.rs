@@ -75,15 +75,17 @@ impl Dropped {
     }
 
     /// The reason in words that hold for all demonstrations dropped for it.
-    pub fn words(key: &str) -> &'static str {
-        match key {
-            "no_signal" => "neither the gripper nor the motion shows a segment",
-            "no_prompts" => "the prompts file does not have the instruction in exactly its words",
-            "prompts_refused" => "the language model's prompts for the instruction broke a rule",
-            "too_few_segments" => "there are fewer segments than prompts",
-            "too_many_segments" => "there are more segments than prompts, and no language model to tell false contacts",
-            "prompt_unmatched" => "the language model found no segment for a prompt",
-            _ => "the language model's pairing broke a rule",
+    pub fn words(&self) -> &'static str {
+        match self {
+            Self::NoSignal => "neither the gripper nor the motion shows a segment",
+            Self::NoPrompts => "the prompts file does not have the instruction in exactly its words",
+            Self::Split(_) => "the language model's prompts for the instruction broke a rule",
+            Self::TooFew { .. } => "there are fewer segments than prompts",
+            Self::TooMany { .. } => {
+                "there are more segments than prompts, and no language model to tell false contacts"
+            }
+            Self::Match(Refusal::Unmatched(_)) => "the language model found no segment for a prompt",
+            Self::Match(_) => "the language model's pairing broke a rule",
         }
     }
 }
@@ -131,7 +133,7 @@ impl<'a> Prompter<'a> {
         fps: u32,
     ) -> Result<Result<Vec<Clip>, Dropped>, ChatError> {
         let counts = (analysis.segments.len(), prompts.len());
-        if let Some(decided) = without_asking(counts.0, counts.1, self.chat.is_some()) {
+        if let Some(decided) = without_asking(counts.0, counts.1) {
             return Ok(decided.map(|picked| joined(prompts, &analysis.segments, &picked)));
         }
         let Some(chat) = &mut self.chat else {
@@ -143,14 +145,13 @@ impl<'a> Prompter<'a> {
     }
 }
 
-/// What the counts alone decide: the segment of each prompt, or why there is none; `None` if it has to be asked.
-pub(crate) fn without_asking(segments: usize, prompts: usize, can_ask: bool) -> Option<Result<Vec<usize>, Dropped>> {
+/// What the counts alone decide: the segment of each prompt, or why there is none; `None` if there are too many segments.
+fn without_asking(segments: usize, prompts: usize) -> Option<Result<Vec<usize>, Dropped>> {
     match segments.cmp(&prompts) {
         _ if segments == 0 => Some(Err(Dropped::NoSignal)),
         std::cmp::Ordering::Less => Some(Err(Dropped::TooFew { segments, prompts })),
         std::cmp::Ordering::Equal => Some(Ok((0..segments).collect())),
-        std::cmp::Ordering::Greater if can_ask => None,
-        std::cmp::Ordering::Greater => Some(Err(Dropped::TooMany { segments, prompts })),
+        std::cmp::Ordering::Greater => None,
     }
 }
 

@@ -65,7 +65,8 @@ impl Gallery {
             let became = match &one.outcome {
                 Ok(clips) if clips.len() == 1 => "1 clip".to_owned(),
                 Ok(clips) => format!("{} clips", clips.len()),
-                Err(reason) => format!("dropped: {reason}"),
+                // The reason is in the table above; here it would be taller than the frames.
+                Err(_) => format!("dropped, {} found", one.analysis.segments.len()),
             };
             self.rows.insert(one.index, StripRow { label: format!("{}: {became}", one.index), frames });
         }
@@ -92,7 +93,7 @@ impl Gallery {
         }
         page = page.section("Cuts").prose(
             "One row is one demonstration, named by its number. The bar below a frame has one colour for each clip, \
-             and it is full where the gripper is in contact, thin where it is not. Grey: dropped.",
+             and it is full where the gripper is in contact, thin where it is not. Grey: dropped, and how many segments were found.",
         );
         if self.is_full {
             page = page.prose("Not every instruction is shown: `skills.page.rows` is the limit.");
@@ -235,15 +236,15 @@ fn dropped(summary: &Summary) -> Table {
         let more = if episodes.len() > first.len() { ", …" } else { "" };
         first.join(", ") + more
     };
-    let mut table = Table::new(&[("reason", Align::Text), ("demonstrations", Align::Number), ("which", Align::Text)]);
+    let mut table = Table::new(&[("reason", Align::Text), ("which", Align::Text), ("demonstrations", Align::Number)]);
     for dropped in &summary.dropped {
         let cells =
-            [Cell::from(dropped.words), Cell::from(dropped.count.to_string()), Cell::from(list(&dropped.episodes))];
+            [Cell::from(dropped.words), Cell::from(list(&dropped.episodes)), Cell::from(dropped.count.to_string())];
         table = table.row(Emphasis::Normal, cells);
     }
     for unreadable in &summary.unreadable {
         let reason = Cell::with_note("it could not be read", unreadable.error.clone());
-        table = table.row(Emphasis::Quiet, [reason, Cell::from("1"), Cell::from(unreadable.episode.to_string())]);
+        table = table.row(Emphasis::Quiet, [reason, Cell::from(unreadable.episode.to_string()), Cell::from("1")]);
     }
     table
 }

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use w2a_data::{DatasetWriter, Version};
-use w2a_report::{Progress, write_atomic};
+use w2a_report::Progress;
 
 use crate::answer::parse_split;
 use crate::chat::{Chat, key_from_environment};
 use crate::clip::episode_of;
 use crate::config::Config;
 use crate::error::SkillsError;
+use crate::json::write_json;
 use crate::matching::Prompter;
 use crate::page::Gallery;
 use crate::question::{self, Message};
@@ -228,10 +229,4 @@ fn facts(source: &Source, path: &Path) -> Result<SourceFacts, SkillsError> {
         frames: source.frames(),
         fps: source.spec().fps,
     })
-}
-
-fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SkillsError> {
-    // Plain numbers, texts and lists only: this cannot fail.
-    let text = serde_json::to_vec_pretty(value).unwrap_or_default();
-    Ok(write_atomic(path, &text)?)
 }
