@@ -12,7 +12,7 @@ use crate::PipelineError;
 use crate::context::model;
 
 /// Small pictures are enlarged to about so many columns.
-const COLUMNS: usize = 1024;
+const COLUMNS: usize = 768;
 /// And by so much at most.
 const MOST_SCALE: usize = 4;
 /// Pixels between two videos.
