@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use w2a_data::Checksum;
-use w2a_report::{WriteError, write_atomic};
+use w2a_report::WriteError;
 
+use crate::json::write_json;
 use crate::question::Message;
 
 /// What is sent, apart from address and key: the content that an answer belongs to.
@@ -43,9 +44,7 @@ impl AnswerCache {
     /// Keeps an answer.
     pub fn put(&self, question: &Question, answer: &str) -> Result<(), WriteError> {
         let entry = Entry { question: question.clone(), answer: answer.to_owned() };
-        // Strings and finite numbers only: this cannot fail.
-        let text = serde_json::to_vec_pretty(&entry).unwrap_or_default();
-        write_atomic(self.path(question), &text)
+        write_json(&self.path(question), &entry)
     }
 
     fn path(&self, question: &Question) -> PathBuf {

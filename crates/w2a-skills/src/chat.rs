@@ -26,7 +26,8 @@ const MAX_WAIT_S: f64 = 120.0;
 pub enum ChatError {
     /// The environment variable is not set.
     #[error(
-        "the environment variable {variable} is not set; put the key of the language model there, or clear skills.llm.key_variable if the server needs none"
+        "the environment variable {variable} is not set; put the key of the language model there, or \
+         clear skills.llm.key_variable if the server needs none"
     )]
     NoKey {
         /// Its name.
@@ -34,7 +35,8 @@ pub enum ChatError {
     },
     /// The server does not accept the key.
     #[error(
-        "the language model's server refused the key (HTTP {status}); check the environment variable {variable} and that skills.llm.base_url is the server it belongs to"
+        "the language model's server refused the key (HTTP {status}); check the environment variable \
+         {variable} and that skills.llm.base_url is the server it belongs to"
     )]
     Key {
         /// HTTP status, 401 or 403.
@@ -44,7 +46,8 @@ pub enum ChatError {
     },
     /// The server does not understand the request.
     #[error(
-        "the language model's server answered HTTP {status}: {excerpt:?}; check skills.llm.base_url (without /chat/completions) and skills.llm.model"
+        "the language model's server answered HTTP {status}: {excerpt:?}; check skills.llm.base_url \
+         (without /chat/completions) and skills.llm.model"
     )]
     Refused {
         /// HTTP status.
@@ -54,7 +57,8 @@ pub enum ChatError {
     },
     /// Nothing came of any attempt.
     #[error(
-        "the language model did not answer in {attempts} attempts, the last time because of {reason}; the answers so far are kept: run the same command again"
+        "the language model did not answer in {attempts} attempts, the last time because of {reason}; \
+         the answers so far are kept: run the same command again"
     )]
     Gave {
         /// How many were made.
@@ -76,7 +80,8 @@ pub enum ChatError {
     },
     /// An answer beyond the limit.
     #[error(
-        "the language model's answer is larger than skills.llm.max_answer_kib = {limit_kib}; raise it if such answers are expected"
+        "the language model's answer is larger than skills.llm.max_answer_kib = {limit_kib}; \
+         raise it if such answers are expected"
     )]
     TooLarge {
         /// The limit, KiB.
@@ -186,8 +191,8 @@ impl Chat {
         self.cache.get(&self.question(messages)).and_then(|answer| accept(&answer).ok())
     }
 
-    /// Asks, unless the cache has the answer. An answer is kept if `accept` takes it; a refused one is asked for again
-    /// by the next run, not by this one.
+    /// Asks, unless the cache has the answer. An answer is kept if `accept` takes it; a refused one is not, so that
+    /// the question is asked again the next time.
     ///
     /// # Errors
     /// [`ChatError`] if there is no answer at all. An answer that breaks a rule is an `Ok(Err(_))`: it costs one
@@ -256,20 +261,25 @@ impl Chat {
             200..300 => completion(&text).map(Attempt::Answered),
             401 | 403 => Err(ChatError::Key { status, variable: self.key_name() }),
             408 | 429 | 500.. => {
-                Ok(Attempt::Passing { reason: format!("HTTP {status}: {:?}", self.excerpt(&text)), wait_s })
+                Ok(Attempt::Passing { reason: format!("HTTP {status}: {:?}", excerpt(&text)), wait_s })
             }
-            _ => Err(ChatError::Refused { status, excerpt: self.excerpt(&text) }),
+            _ => Err(ChatError::Refused { status, excerpt: excerpt(&text) }),
         }
     }
 
+    /// What the server said. If it repeats the key, that goes out here: answers end up in files and messages.
     fn read(&self, mut response: Response<Body>) -> Result<String, ureq::Error> {
         let limit = self.config.max_answer_kib.saturating_mul(1024);
         let bytes = response.body_mut().with_config().limit(limit).read_to_vec()?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(match &self.key {
+            Some(key) => text.replace(key.as_str(), "[key]"),
+            None => text,
+        })
     }
 
     fn failed(&self, error: &ureq::Error) -> Result<Attempt, ChatError> {
-        let reason = self.excerpt(&error.to_string());
+        let reason = excerpt(&error.to_string());
         match error {
             ureq::Error::BodyExceedsLimit(_) => Err(ChatError::TooLarge { limit_kib: self.config.max_answer_kib }),
             ureq::Error::Timeout(_)
@@ -284,15 +294,11 @@ impl Chat {
         let name = &self.config.key_variable;
         if name.is_empty() { "that skills.llm.key_variable is to name".into() } else { name.clone() }
     }
+}
 
-    /// The beginning of a foreign text, without the key if it repeats it.
-    fn excerpt(&self, text: &str) -> String {
-        let text = match &self.key {
-            Some(key) => text.replace(key.as_str(), "[key]"),
-            None => text.to_owned(),
-        };
-        plain(text.trim(), 200)
-    }
+/// The beginning of what a server said.
+fn excerpt(text: &str) -> String {
+    plain(text.trim(), 200)
 }
 
 /// The text of the first choice of a chat completion.

@@ -51,12 +51,24 @@ pub enum SignalChoice {
     Motion,
 }
 
+/// Where contacts cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cut {
+    /// Where a contact ends: one segment is reaching, grasping, moving and letting go.
+    Cycle,
+    /// Where a contact begins too: reaching and grasping is one segment, moving and letting go the next.
+    Phase,
+}
+
 /// How contacts become segments.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentConfig {
     /// Which signal is used.
     pub signal: SignalChoice,
+    /// Where contacts cut.
+    pub cut: Cut,
     /// A hand that opens for less than this between two contacts has re-grasped: they are one contact. Seconds.
     pub min_open_s: f32,
     /// A contact shorter than this is none. Seconds.
@@ -127,8 +139,8 @@ impl Config {
 
     /// The settings for a hand we know; `None` for an unknown name.
     ///
-    /// - `tabletop`: the embedded benchmark. Its blocks are 38 to 42 mm wide in a hand of 90 mm, so the paper's 0.05 m
-    ///   lies in the middle of what a held block shows; 0.03 m tells them apart from an open hand.
+    /// - `tabletop`: the embedded benchmark. A held block closes the hand of 90 mm by 46 mm, a knob by 74 mm and the
+    ///   drawer's handle by 62 mm (`docs/reproduce.md`), so that the paper's 0.05 m would miss the blocks.
     /// - `libero_panda`: the 8 entries that LIBERO's LeRobot datasets have (position, axis-angle, the two fingers,
     ///   of which the second is negative). The paper's threshold.
     /// - `robocasa_panda`: the 53 entries of RoboCasa's states in the order of their names, so that the fingers are 21
@@ -154,7 +166,7 @@ impl Config {
             embodiment: embodiment.to_owned(),
             schema: String::new(),
             gripper,
-            segment: SegmentConfig { signal: SignalChoice::Auto, min_open_s: 0.3, min_contact_s: 0.2 },
+            segment: SegmentConfig { signal: SignalChoice::Auto, cut: Cut::Cycle, min_open_s: 0.3, min_contact_s: 0.2 },
             motion: MotionConfig {
                 position,
                 pauses: true,

@@ -49,7 +49,10 @@ pub enum SkillsError {
     #[error(transparent)]
     Chat(#[from] ChatError),
     /// No demonstration was kept.
-    #[error("no demonstration of {demonstrations} could be cut into its prompts, most often because {reason}; look at {}, then at the thresholds and the prompts", page.display())]
+    #[error(
+        "no demonstration of {demonstrations} could be cut into its prompts, most often because {reason}; look at {}, \
+         then at the thresholds and the prompts", page.display()
+    )]
     NothingKept {
         /// How many there were.
         demonstrations: usize,

@@ -37,7 +37,8 @@ impl Lengths {
             }
         }
         let median_s = sorted.get((sorted.len() - 1) / 2).copied().unwrap_or(min_s);
-        let mean_s = sorted.iter().sum::<f64>() / sorted.len() as f64;
+        // To the microsecond: what is below comes from adding up.
+        let mean_s = (sorted.iter().sum::<f64>() / sorted.len() as f64 * 1e6).round() / 1e6;
         Self { n: sorted.len(), min_s, median_s, mean_s, max_s, bin_s, counts }
     }
 

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use crate::answer::{Refusal, parse_match, parse_split};
 use crate::chat::{Chat, ChatError};
+use crate::config::Cut;
 use crate::question;
 use crate::schema::Schema;
 use crate::segment::Segment;
@@ -74,15 +75,17 @@ impl Dropped {
     }
 
     /// The reason in words that hold for all demonstrations dropped for it.
-    pub fn words(key: &str) -> &'static str {
-        match key {
-            "no_signal" => "neither the gripper nor the motion shows a segment",
-            "no_prompts" => "the prompts file does not have the instruction in exactly its words",
-            "prompts_refused" => "the language model's prompts for the instruction broke a rule",
-            "too_few_segments" => "there are fewer segments than prompts",
-            "too_many_segments" => "there are more segments than prompts, and no language model to tell false contacts",
-            "prompt_unmatched" => "the language model found no segment for a prompt",
-            _ => "the language model's pairing broke a rule",
+    pub fn words(&self) -> &'static str {
+        match self {
+            Self::NoSignal => "neither the gripper nor the motion shows a segment",
+            Self::NoPrompts => "the prompts file does not have the instruction in exactly its words",
+            Self::Split(_) => "the language model's prompts for the instruction broke a rule",
+            Self::TooFew { .. } => "there are fewer segments than prompts",
+            Self::TooMany { .. } => {
+                "there are more segments than prompts, and no language model to tell false contacts"
+            }
+            Self::Match(Refusal::Unmatched(_)) => "the language model found no segment for a prompt",
+            Self::Match(_) => "the language model's pairing broke a rule",
         }
     }
 }
@@ -91,13 +94,14 @@ impl Dropped {
 pub(crate) struct Prompter<'a> {
     schema: Option<Schema>,
     chat: Option<&'a mut Chat>,
+    cut: Cut,
     /// By instruction: each is split once.
     known: BTreeMap<String, Result<Vec<String>, Dropped>>,
 }
 
 impl<'a> Prompter<'a> {
-    pub fn new(schema: Option<Schema>, chat: Option<&'a mut Chat>) -> Self {
-        Self { schema, chat, known: BTreeMap::new() }
+    pub fn new(schema: Option<Schema>, chat: Option<&'a mut Chat>, cut: Cut) -> Self {
+        Self { schema, chat, cut, known: BTreeMap::new() }
     }
 
     /// The atomic prompts of an instruction: the schema's, else the language model's.
@@ -112,7 +116,7 @@ impl<'a> Prompter<'a> {
         let found = match (self.schema.as_ref().and_then(|schema| schema.prompts(instruction)), &mut self.chat) {
             (Some(prompts), _) => Ok(prompts.to_vec()),
             (None, Some(chat)) => {
-                chat.ask(question::split(instruction, segments_seen), parse_split)?.map_err(Dropped::Split)
+                chat.ask(question::split(instruction, segments_seen, self.cut), parse_split)?.map_err(Dropped::Split)
             }
             (None, None) => Err(Dropped::NoPrompts),
         };
@@ -129,7 +133,7 @@ impl<'a> Prompter<'a> {
         fps: u32,
     ) -> Result<Result<Vec<Clip>, Dropped>, ChatError> {
         let counts = (analysis.segments.len(), prompts.len());
-        if let Some(decided) = without_asking(counts.0, counts.1, self.chat.is_some()) {
+        if let Some(decided) = without_asking(counts.0, counts.1) {
             return Ok(decided.map(|picked| joined(prompts, &analysis.segments, &picked)));
         }
         let Some(chat) = &mut self.chat else {
@@ -141,14 +145,13 @@ impl<'a> Prompter<'a> {
     }
 }
 
-/// What the counts alone decide: the segment of each prompt, or why there is none; `None` if it has to be asked.
-pub(crate) fn without_asking(segments: usize, prompts: usize, can_ask: bool) -> Option<Result<Vec<usize>, Dropped>> {
+/// What the counts alone decide: the segment of each prompt, or why there is none; `None` if there are too many segments.
+fn without_asking(segments: usize, prompts: usize) -> Option<Result<Vec<usize>, Dropped>> {
     match segments.cmp(&prompts) {
         _ if segments == 0 => Some(Err(Dropped::NoSignal)),
         std::cmp::Ordering::Less => Some(Err(Dropped::TooFew { segments, prompts })),
         std::cmp::Ordering::Equal => Some(Ok((0..segments).collect())),
-        std::cmp::Ordering::Greater if can_ask => None,
-        std::cmp::Ordering::Greater => Some(Err(Dropped::TooMany { segments, prompts })),
+        std::cmp::Ordering::Greater => None,
     }
 }
 
@@ -167,6 +170,7 @@ fn joined(prompts: &[String], segments: &[Segment], picked: &[usize]) -> Vec<Cli
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one segment is a list of one range")]
 mod tests {
     use proptest::prelude::*;
 
@@ -204,7 +208,7 @@ mod tests {
 
     #[test]
     fn with_a_schema_alone_counts_decide() {
-        let mut prompter = Prompter::new(Some(schema()), None);
+        let mut prompter = Prompter::new(Some(schema()), None, Cut::Cycle);
         let known = prompter.prompts("both", &BTreeMap::new()).unwrap().unwrap();
         let mut clips = |ends: &[usize]| prompter.clips("both", &known, &analysis(ends), 20).unwrap();
         assert_eq!(clips(&[5, 9]).unwrap().len(), 2);
@@ -215,7 +219,7 @@ mod tests {
 
     #[test]
     fn an_instruction_that_the_schema_does_not_have_is_no_guess() {
-        let mut prompter = Prompter::new(Some(schema()), None);
+        let mut prompter = Prompter::new(Some(schema()), None, Cut::Cycle);
         assert_eq!(prompter.prompts("Both", &BTreeMap::new()).unwrap(), Err(Dropped::NoPrompts));
     }
 

@@ -5,8 +5,8 @@
 //!
 //! - Velocities are averaged over a short window, so that a tremble is no turn.
 //! - A *pause* is a stretch of slow frames between two fast ones; it cuts at its slowest frame.
-//! - A *reversal* is where the motion of the window before and that of the window after point apart; it cuts at the
-//!   slowest frame of the turn. It needs no pause: a quick turn may never be slow.
+//! - A *reversal* is where the motion before and the motion after, each over two such windows, point apart; it cuts at
+//!   the slowest frame of the turn. It needs no pause: a quick turn may never be slow.
 //! - Of cuts that are too close the weaker one goes: pauses before reversals, then the faster before the slower.
 
 use crate::config::MotionConfig;
@@ -25,14 +25,14 @@ struct Cut {
 ///
 /// `positions` are `[frames, width]` in metres, `fps` frames a second.
 pub fn segments(positions: &[f32], width: usize, fps: u32, config: &MotionConfig) -> Vec<Segment> {
-    let count = positions.len().checked_div(width).unwrap_or(0);
+    let Some(count) = positions.len().checked_div(width) else { return Vec::new() };
     let velocities = smoothed(&velocities(positions, width, fps), frames(config.window_s, fps).max(1));
     let speeds: Vec<f32> = velocities.iter().map(|velocity| norm(velocity)).collect();
     let fast = quantile_90(&speeds);
     if !fast.is_finite() || fast <= 0.0 || fast < config.min_speed {
         return Vec::new();
     }
-    let mut cuts = reversals(&velocities, &speeds, fast, frames(config.window_s, fps).max(1), config);
+    let mut cuts = reversals(&velocities, &speeds, fast, 2 * frames(config.window_s, fps).max(1), config);
     if config.pauses {
         cuts.extend(pauses(&speeds, fast, config.slow_share));
     }
@@ -234,15 +234,17 @@ mod tests {
         }
 
         #[test]
-        fn rest_before_and_after_moves_no_cut(turns in prop::collection::vec([-0.5..0.5_f32, -0.5..0.5_f32], 2..5), rest in 1_usize..40) {
+        fn rest_before_and_after_moves_no_cut(
+            turns in prop::collection::vec([-0.5..0.5_f32, -0.5..0.5_f32], 2..5), rest in 1_usize..40,
+        ) {
             let moving = course(&turns, 30);
             let first = [moving[0], moving[1]].repeat(rest);
             let last = [moving[moving.len() - 2], moving[moving.len() - 1]].repeat(rest);
             let padded = [first, moving.clone(), last].concat();
             // Without the measure of what is fast, which rest changes.
-            let rule = |config: MotionConfig| MotionConfig { pauses: false, slow_share: 0.0, min_segment_s: 1.0, ..config };
-            let shifted: Vec<usize> = cuts(&moving, &rule(config())).into_iter().map(|cut| cut + rest).collect();
-            let of_padded = cuts(&padded, &rule(config()));
+            let rule = MotionConfig { pauses: false, slow_share: 0.0, min_segment_s: 1.0, min_speed: 0.0, ..config() };
+            let shifted: Vec<usize> = cuts(&moving, &rule).into_iter().map(|cut| cut + rest).collect();
+            let of_padded = cuts(&padded, &rule);
             prop_assert!(shifted.iter().all(|cut| of_padded.iter().any(|other| other.abs_diff(*cut) <= 6)));
         }
     }

@@ -65,7 +65,8 @@ impl Gallery {
             let became = match &one.outcome {
                 Ok(clips) if clips.len() == 1 => "1 clip".to_owned(),
                 Ok(clips) => format!("{} clips", clips.len()),
-                Err(reason) => format!("dropped: {reason}"),
+                // The reason is in the table above; here it would be taller than the frames.
+                Err(_) => format!("dropped, {} found", one.analysis.segments.len()),
             };
             self.rows.insert(one.index, StripRow { label: format!("{}: {became}", one.index), frames });
         }
@@ -86,16 +87,13 @@ impl Gallery {
         for note in &summary.notes {
             page = page.note(note);
         }
-        page = page.facts(&facts(summary)).plots(&[
-            (histogram("Demonstrations", &summary.lengths_before), "Before: how long the demonstrations are."),
-            (histogram("Clips", &summary.lengths_after), "After: how long the clips are, on the same bins."),
-        ]);
+        page = page.facts(&facts(summary)).plot(&histograms(summary), "How long demonstrations and clips are.");
         if !summary.dropped.is_empty() || !summary.unreadable.is_empty() {
             page = page.table(&dropped(summary), "Why demonstrations are not used, and which ones.");
         }
         page = page.section("Cuts").prose(
-            "One row is one demonstration, named by its number. The bar below a frame has one colour for each clip, and it \
-             is full where the gripper is in contact, thin where it is not. Grey: dropped.",
+            "One row is one demonstration, named by its number. The bar below a frame has one colour for each clip, \
+             and it is full where the gripper is in contact, thin where it is not. Grey: dropped, and how many segments were found.",
         );
         if self.is_full {
             page = page.prose("Not every instruction is shown: `skills.page.rows` is the limit.");
@@ -187,17 +185,25 @@ fn trace(apertures_m: &[f32], one: &Demonstration, fps: u32, config: &Config) ->
         .render()
 }
 
+/// Both histograms on one axis.
+fn histograms(summary: &Summary) -> Html {
+    LinePlot::new("Lengths before and after", "seconds", "how many")
+        .series("demonstrations", &outline(&summary.lengths_before))
+        .series("clips", &outline(&summary.lengths_after))
+        .include_y(0.0, 1.0)
+        .render()
+}
+
 /// A histogram as the outline of its columns.
-fn histogram(title: &str, lengths: &Lengths) -> Html {
+fn outline(lengths: &Lengths) -> Vec<(f64, f64)> {
     let mut outline = vec![(0.0, 0.0)];
     for (bin, count) in lengths.counts.iter().enumerate() {
         let (from, to) = (bin as f64 * lengths.bin_s, (bin + 1) as f64 * lengths.bin_s);
         outline.extend([(from, *count as f64), (to, *count as f64)]);
     }
-    if let Some(&(end, _)) = outline.last() {
-        outline.push((end, 0.0));
-    }
-    LinePlot::new(title, "seconds", "how many").series(title, &outline).include_y(0.0, 1.0).render()
+    let end = outline.last().map_or(0.0, |last| last.0);
+    outline.push((end, 0.0));
+    outline
 }
 
 fn facts(summary: &Summary) -> Vec<(&'static str, String)> {
@@ -230,15 +236,15 @@ fn dropped(summary: &Summary) -> Table {
         let more = if episodes.len() > first.len() { ", …" } else { "" };
         first.join(", ") + more
     };
-    let mut table = Table::new(&[("reason", Align::Text), ("demonstrations", Align::Number), ("which", Align::Text)]);
+    let mut table = Table::new(&[("reason", Align::Text), ("which", Align::Text), ("demonstrations", Align::Number)]);
     for dropped in &summary.dropped {
         let cells =
-            [Cell::from(dropped.words), Cell::from(dropped.count.to_string()), Cell::from(list(&dropped.episodes))];
+            [Cell::from(dropped.words), Cell::from(list(&dropped.episodes)), Cell::from(dropped.count.to_string())];
         table = table.row(Emphasis::Normal, cells);
     }
     for unreadable in &summary.unreadable {
         let reason = Cell::with_note("it could not be read", unreadable.error.clone());
-        table = table.row(Emphasis::Quiet, [reason, Cell::from("1"), Cell::from(unreadable.episode.to_string())]);
+        table = table.row(Emphasis::Quiet, [reason, Cell::from(unreadable.episode.to_string()), Cell::from("1")]);
     }
     table
 }
@@ -246,6 +252,13 @@ fn dropped(summary: &Summary) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_outline_of_a_histogram_begins_and_ends_on_the_ground() {
+        let lengths = Lengths::of(&[0.5, 1.5, 1.6], 1.0);
+        assert_eq!(outline(&lengths), [(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 2.0), (2.0, 2.0), (2.0, 0.0)]);
+        assert_eq!(outline(&Lengths::default()), [(0.0, 0.0); 2]);
+    }
 
     #[test]
     fn frames_are_spread_over_the_whole_and_never_past_the_end() {

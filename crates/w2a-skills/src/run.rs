@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use w2a_data::{DatasetWriter, Version};
-use w2a_report::{Progress, write_atomic};
+use w2a_report::Progress;
 
 use crate::answer::parse_split;
 use crate::chat::{Chat, key_from_environment};
 use crate::clip::episode_of;
 use crate::config::Config;
 use crate::error::SkillsError;
+use crate::json::write_json;
 use crate::matching::Prompter;
 use crate::page::Gallery;
 use crate::question::{self, Message};
@@ -84,7 +85,7 @@ pub fn run(request: &Request) -> Result<Outcome, SkillsError> {
     let mut survey = Survey::read(&source, config, request.skip_bad, &progress)?;
     progress.finish(READING);
     progress.start(MATCHING);
-    survey.decide(&mut Prompter::new(schema, chat.as_mut()), &progress)?;
+    survey.decide(&mut Prompter::new(schema, chat.as_mut(), config.segment.cut), &progress)?;
     progress.finish(MATCHING);
     progress.start(WRITING);
     let mut gallery = Gallery::choose(&survey, config);
@@ -129,7 +130,7 @@ pub fn dry_run(request: &Request) -> Result<String, SkillsError> {
         let counts: Vec<String> =
             seen.iter().map(|(segments, count)| format!("{count} with {segments} segment(s)")).collect();
         text.push(format!("{instruction:?}: {}", counts.join(", ")));
-        let asked = question::split(&instruction, &seen);
+        let asked = question::split(&instruction, &seen, config.segment.cut);
         let prompts = match (schema.as_ref().and_then(|schema| schema.prompts(&instruction)), &chat) {
             (Some(prompts), _) => Some(prompts.to_vec()),
             (None, Some(chat)) => chat.cached(asked.clone(), parse_split),
@@ -157,8 +158,8 @@ pub fn dry_run(request: &Request) -> Result<String, SkillsError> {
     text.push(match &chat {
         None => "The language model is off: nothing would be sent.".into(),
         Some(_) => format!(
-            "{shown} question(s) to {:?} at {}, fewer where questions are alike or answers are kept from before, and at \
-             most {waiting} that follow from the answers. Nothing was sent.",
+            "{shown} question(s) to {:?} at {}, fewer where questions are alike or answers are kept from before, and \
+             at most {waiting} that follow from the answers. Nothing was sent.",
             config.llm.model, config.llm.base_url
         ),
     });
@@ -228,10 +229,4 @@ fn facts(source: &Source, path: &Path) -> Result<SourceFacts, SkillsError> {
         frames: source.frames(),
         fps: source.spec().fps,
     })
-}
-
-fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), SkillsError> {
-    // Plain numbers, texts and lists only: this cannot fail.
-    let text = serde_json::to_vec_pretty(value).unwrap_or_default();
-    Ok(write_atomic(path, &text)?)
 }

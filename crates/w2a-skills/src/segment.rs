@@ -1,7 +1,7 @@
 //! From the gripper's aperture to skill segments.
 //!
-//! A *contact* is a stretch of frames in which the hand is closed around something, or closed at all. A *segment* is one
-//! full cycle of no contact and then contact (arXiv 2603.10422): approach, grasp, move, let go.
+//! A *contact* is a stretch of frames in which the hand is closed around something, or closed at all. A *segment* is
+//! one full cycle of no contact and then contact (arXiv 2603.10422): approach, grasp, move, let go.
 //!
 //! - A cycle ends with the last frame of its contact; the next one begins with the frame after. So cuts lie where the
 //!   hand lets go.
@@ -22,7 +22,7 @@ use crate::config::{GripperConfig, SegmentConfig};
 pub struct Segment {
     /// Its frames.
     pub frames: Range<usize>,
-    /// Frames of the contact that completes it; empty, at the end, for a segment found by motion.
+    /// Frames of the contact in it; empty, at the end, if it has none, as a segment found by motion.
     pub contact: Range<usize>,
 }
 
@@ -100,7 +100,17 @@ pub fn cycles(frames: usize, contacts: &[Range<usize>]) -> Vec<Segment> {
     complete.iter().enumerate().map(cut).collect()
 }
 
+/// The segments of a demonstration if contacts cut where they begin, too: each segment of [`cycles`] in two.
+pub fn phases(frames: usize, contacts: &[Range<usize>]) -> Vec<Segment> {
+    let halves = |cycle: Segment| {
+        let (reach, grasp) = (cycle.frames.start..cycle.contact.start, cycle.contact.start..cycle.frames.end);
+        [Segment { contact: reach.end..reach.end, frames: reach }, Segment { frames: grasp, contact: cycle.contact }]
+    };
+    cycles(frames, contacts).into_iter().flat_map(halves).collect()
+}
+
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one segment is a list of one range")]
 mod tests {
     use proptest::prelude::*;
 
@@ -166,6 +176,15 @@ mod tests {
     }
 
     #[test]
+    fn phases_cut_where_the_hand_closes_too() {
+        let apertures = drawn("ooooccccooooccccooo");
+        let found = phases(apertures.len(), &contacts(&apertures, &RULE));
+        let frames: Vec<_> = found.iter().map(|segment| segment.frames.clone()).collect();
+        assert_eq!(frames, [0..4, 4..8, 8..12, 12..19]);
+        assert_eq!((found[0].contact.clone(), found[1].contact.clone()), (4..4, 4..8));
+    }
+
+    #[test]
     fn an_empty_demonstration_has_no_segment() {
         assert_eq!(found(""), Vec::<Range<usize>>::new());
     }
@@ -188,6 +207,9 @@ mod tests {
                 end = segment.frames.end;
             }
             prop_assert!(segments.is_empty() || end == apertures.len());
+            let halves = phases(apertures.len(), &contacts);
+            prop_assert!(halves.windows(2).all(|pair| pair[0].frames.end == pair[1].frames.start));
+            prop_assert!(halves.iter().all(|half| !half.frames.is_empty()) && halves.len() == 2 * segments.len());
             prop_assert_eq!(segments.len(), contacts.iter().filter(|contact| contact.start > 0).count());
         }
 

@@ -3,9 +3,9 @@
 use serde::Serialize;
 use w2a_data::Episode;
 
-use crate::config::{Config, SignalChoice};
+use crate::config::{Config, Cut, SignalChoice};
 use crate::motion;
-use crate::segment::{ContactRule, Segment, contacts, cycles};
+use crate::segment::{ContactRule, Segment, contacts, cycles, phases};
 
 /// Which signal the segments of a demonstration come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -57,7 +57,11 @@ impl Analysis {
         let width = config.motion.position.len();
         let by_aperture = || {
             let rule = ContactRule::new(&config.gripper, &config.segment, episode.fps);
-            cycles(apertures_m.len(), &contacts(&apertures_m, &rule))
+            let contacts = contacts(&apertures_m, &rule);
+            match config.segment.cut {
+                Cut::Cycle => cycles(apertures_m.len(), &contacts),
+                Cut::Phase => phases(apertures_m.len(), &contacts),
+            }
         };
         let by_motion = || motion::segments(&positions, width, episode.fps, &config.motion);
         let (signal, segments) = match config.segment.signal {

@@ -8,7 +8,6 @@ use w2a_report::stats::wilson95;
 use crate::chat::ChatCounts;
 use crate::config::Config;
 use crate::lengths::Lengths;
-use crate::matching::Dropped;
 use crate::signal::{Signal, calibration_note, seconds};
 use crate::survey::Survey;
 
@@ -163,7 +162,8 @@ impl Summary {
     pub fn text(&self) -> String {
         let interval = self.ci95.map_or(String::new(), |[lo, hi]| format!(" [{lo:.1}, {hi:.1}]"));
         let mut lines = vec![format!(
-            "{} of {} demonstrations kept: synchronisation rate {:.1} %{interval}; {} clips, median {:.1} s (demonstrations {:.1} s)",
+            "{} of {} demonstrations kept: synchronisation rate {:.1} %{interval}; {} clips, \
+             median {:.1} s (demonstrations {:.1} s)",
             self.kept,
             self.demonstrations,
             self.pc_kept,
@@ -172,7 +172,7 @@ impl Summary {
             self.lengths_before.median_s
         )];
         if let Some(count) = self.signals.get(Signal::Motion.name()) {
-            lines.push(format!("{count} without a cycle of the gripper, cut by motion"));
+            lines.push(format!("{count} cut by the motion of the hand instead of the gripper"));
         }
         lines.extend(self.dropped.iter().map(|dropped| format!("{} dropped: {}", dropped.count, dropped.words)));
         if !self.unreadable.is_empty() {
@@ -184,19 +184,16 @@ impl Summary {
 }
 
 fn dropped(survey: &Survey) -> Vec<DroppedFor> {
-    let mut by_reason: BTreeMap<&'static str, Vec<usize>> = BTreeMap::new();
+    let mut by_reason: BTreeMap<&'static str, DroppedFor> = BTreeMap::new();
     for one in &survey.demonstrations {
-        if let Err(reason) = &one.outcome {
-            by_reason.entry(reason.key()).or_default().push(one.index);
+        if let Err(why) = &one.outcome {
+            let none = DroppedFor { reason: why.key(), words: why.words(), count: 0, episodes: Vec::new() };
+            let dropped = by_reason.entry(why.key()).or_insert(none);
+            dropped.count += 1;
+            dropped.episodes.push(one.index);
         }
     }
-    let dropped = |(reason, episodes): (&'static str, Vec<usize>)| DroppedFor {
-        reason,
-        words: Dropped::words(reason),
-        count: episodes.len(),
-        episodes,
-    };
-    let mut dropped: Vec<DroppedFor> = by_reason.into_iter().map(dropped).collect();
+    let mut dropped: Vec<DroppedFor> = by_reason.into_values().collect();
     dropped.sort_by_key(|dropped| std::cmp::Reverse(dropped.count));
     dropped
 }

@@ -180,6 +180,16 @@ fn a_server_that_repeats_the_key_does_not_put_it_into_messages() {
 }
 
 #[test]
+fn an_answer_that_repeats_the_key_is_used_and_kept_without_it() {
+    let server = Server::start(says(&format!("{{\"prompts\": [\"say {KEY}\"]}}")));
+    let folder = tempfile::tempdir().unwrap();
+    let prompts = chat(&server.base_url, folder.path()).ask(question("a"), parse_split).unwrap().unwrap();
+    assert_eq!(prompts, ["say [key]"]);
+    let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    assert!(!std::fs::read_to_string(file).unwrap().contains("secret"));
+}
+
+#[test]
 fn a_request_that_the_server_does_not_understand_is_not_repeated() {
     let (answer, _, counts) = asked(vec![Reply::Raw(404, "", "no such\nmodel".into())]);
     let error = answer.unwrap_err().to_string();

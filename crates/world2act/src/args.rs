@@ -217,8 +217,8 @@ struct SkillsArgs {
 
 pub const SKILLS_HELP: &str = "\
 Settings:
-  skills.embodiment has to be given: tabletop, libero_panda, robocasa_panda or bridge_widowx. It sets where the gripper's
-  opening is found and when it counts as contact; every other setting can be changed by a flag or in the file.
+  skills.embodiment has to be given: tabletop, libero_panda, robocasa_panda or bridge_widowx. It sets where the
+  gripper's opening is found and when it counts as contact; every other setting can be changed by a flag or in the file.
   skills.schema names a TOML or JSON file with the prompts of each instruction. Without it, or where it is not enough,
   skills.llm asks a chat endpoint; it is off unless skills.llm.enabled is true.
 
