@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use w2a_nn::{Checkpoint, Init};
-use w2a_policy::{DemonstrationSet, MiniPolicy, Policy, PolicyNet, SlowPolicy, train_policy};
+use w2a_policy::{DemonstrationSet, MiniPolicy, PolicyNet, SlowPolicy, train_policy};
 use w2a_sim::ACTION_NAMES;
 
 use crate::PipelineError;
@@ -48,14 +48,10 @@ pub(crate) fn net(context: &Context, name: &str, set: &DemonstrationSet) -> Resu
     Ok(model(Checkpoint::new(context.path(name)).load(net))?.valid())
 }
 
-/// A frozen policy around a network, slowed down as the configuration says: whatever acts, acts at this speed.
-pub(crate) fn frozen(context: &Context, net: PolicyNet, set: &DemonstrationSet) -> Box<dyn Policy> {
+/// A frozen policy around a network, slowed down as the configuration says: whatever acts, acts at this pace.
+pub(crate) fn frozen(context: &Context, net: PolicyNet, set: &DemonstrationSet) -> SlowPolicy<MiniPolicy> {
     let policy = MiniPolicy::new(net, set.proprio.clone(), set.action.clone(), &context.device);
-    let slowdown = context.config.policy.slowdown;
-    if slowdown == 1.0 {
-        return Box::new(policy);
-    }
     // The gripper is told where to be, not how far to move.
     let levels = (0..ACTION_NAMES.len()).filter(|&entry| ACTION_NAMES[entry] == "gripper").collect();
-    Box::new(SlowPolicy::new(policy, slowdown, levels))
+    SlowPolicy { policy, slowdown: context.config.policy.slowdown, levels }
 }

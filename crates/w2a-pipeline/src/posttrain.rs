@@ -67,7 +67,7 @@ impl Shared {
         let mut out = Vec::with_capacity(scenes.len());
         let mut controller: Box<dyn Controller + '_> = if trained.is_some() || arm == Arm::BaseDecoded {
             Box::new(ResidualControl {
-                policy: policy.as_mut(),
+                policy: &mut policy,
                 adapters: &self.adapters,
                 residual: trained.as_ref(),
                 action: &self.set.action,
@@ -78,7 +78,7 @@ impl Shared {
                 device: context.device.clone(),
             })
         } else {
-            Box::new(PolicyControl { policy: policy.as_mut(), chunk_len })
+            Box::new(PolicyControl { policy: &mut policy, chunk_len })
         };
         for part in scenes.chunks(context.config.eval.batch) {
             out.extend(model(rollout(&mut environment, controller.as_mut(), part, decisions, record))?);
@@ -292,7 +292,7 @@ fn residual(
         let mut policy = frozen(context, base, &shared.set);
         let mut environment = Tabletop::new(context.config.threads);
         let mut frozen = Frozen {
-            policy: policy.as_mut(),
+            policy: &mut policy,
             adapters: &shared.adapters,
             action: &shared.set.action,
             proprio: &shared.set.proprio,

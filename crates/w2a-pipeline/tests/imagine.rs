@@ -8,9 +8,9 @@ use w2a_pipeline::{
     Config, ImagineRequest, Imagined, PipelineError, PreviewRequest, Request, Rig, ScenesRequest, Shard, Stage,
     export_scenes, imagine, preview, run,
 };
-use w2a_world::{load_imagination, load_latents};
+use w2a_world::{LatentShape, Latents, load_imagination, load_latents, save_latents};
 
-/// A run of toy size whose world model is trained, and a folder of five episodes; made once for all tests.
+/// A run of toy size whose world model is trained, and a folder of six episodes; made once for all tests.
 fn world() -> &'static (tempfile::TempDir, PathBuf, PathBuf) {
     static WORLD: OnceLock<(tempfile::TempDir, PathBuf, PathBuf)> = OnceLock::new();
     WORLD.get_or_init(|| {
@@ -21,9 +21,12 @@ fn world() -> &'static (tempfile::TempDir, PathBuf, PathBuf) {
         let scenes = ["object/0/posttrain/full/000000", "long/1/posttrain/full/000003"];
         let scenes = scenes.map(|scene| scene.parse().unwrap()).to_vec();
         assert_eq!(export_scenes(&ScenesRequest { scenes, count: 2, out: input.clone() }).unwrap(), 4);
-        let copy = input.join("long/copy");
-        fs_err::create_dir_all(&copy).unwrap();
-        fs_err::copy(input.join("long/1/posttrain/full/000003/first_frame.png"), copy.join("first_frame.png")).unwrap();
+        let (copy, twin) = (input.join("long/copy"), input.join("object/twin"));
+        for (folder, of) in [(&copy, "long/1/posttrain/full/000003"), (&twin, "object/0/posttrain/full/000000")] {
+            fs_err::create_dir_all(folder).unwrap();
+            fs_err::copy(input.join(of).join("first_frame.png"), folder.join("first_frame.png")).unwrap();
+        }
+        fs_err::copy(input.join("object/0/posttrain/full/000000/prompt.txt"), twin.join("prompt.txt")).unwrap();
         fs_err::write(copy.join("aa_0.txt"), "put the red block in the bowl").unwrap();
         fs_err::write(copy.join("aa_1.txt"), "put the blue block on the plate").unwrap();
         (folder, out, input)
@@ -80,34 +83,33 @@ fn shards_add_up_to_the_whole_and_nothing_is_imagined_twice() {
     let input = &world().2;
     let (whole, parts) = (request(input, folder.path().join("whole")), folder.path().join("parts"));
     let done = imagine(&whole).unwrap();
-    assert_eq!((counts(&done), done.chunks), ((5, 0, 0), 4 * 3 + 6));
+    assert_eq!((counts(&done), done.chunks), ((6, 0, 0), 5 * 3 + 6));
     for index in [2, 0, 1] {
         let shard = Shard { index, count: 3 };
         let done = imagine(&ImagineRequest { shard, ..request(input, parts.clone()) }).unwrap();
-        assert!(done.made <= 2 && done.reused == 0, "{done:?}");
+        assert_eq!(counts(&done), (2, 0, 0));
     }
     let expected = files(&whole.out);
-    assert_eq!(expected.len(), 10);
+    assert_eq!(expected.len(), 12);
     assert!(expected == files(&parts));
 
     // A killed run: one result is missing. The rest is known, and it comes out the same.
     let missing = whole.out.join("long/copy/latents.safetensors");
     fs_err::remove_file(&missing).unwrap();
-    assert_eq!(counts(&imagine(&whole).unwrap()), (1, 4, 0));
+    assert_eq!(counts(&imagine(&whole).unwrap()), (1, 5, 0));
     assert!(expected == files(&whole.out));
-    assert_eq!(counts(&imagine(&whole).unwrap()), (0, 5, 0));
+    assert_eq!(counts(&imagine(&whole).unwrap()), (0, 6, 0));
 
     let (source, latents) = load_imagination(&missing).unwrap();
     assert_eq!((latents.chunks(), &source.chunks[..], source.stream.as_str()), (6, &[3, 3][..], "imagine/long/copy"));
     assert_eq!(source.prompts, ["put the red block in the bowl", "put the blue block on the plate"]);
     let prompts = fs_err::read_to_string(whole.out.join("long/copy/prompt.txt")).unwrap();
     assert_eq!(prompts, "put the red block in the bowl\nput the blue block on the plate\n");
-    // The same first frame and instruction elsewhere: other random numbers.
-    assert_ne!(source.first_frame, "");
-    let twins = ["000000", "000001"].map(|scene| {
-        load_imagination(&whole.out.join("object/0/posttrain/full").join(scene).join("latents.safetensors")).unwrap().1
-    });
-    assert_ne!(twins[0], twins[1]);
+    // The same first frame and instruction under another path: other random numbers.
+    let twins = ["0/posttrain/full/000000", "twin"]
+        .map(|episode| load_imagination(&whole.out.join("object").join(episode).join("latents.safetensors")).unwrap());
+    assert_eq!((&twins[0].0.first_frame, &twins[0].0.prompts), (&twins[1].0.first_frame, &twins[1].0.prompts));
+    assert_ne!(twins[0].1, twins[1].1);
 }
 
 #[test]
@@ -115,11 +117,11 @@ fn what_changes_the_result_makes_it_anew_and_the_cache_knows_it_again() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let first = ImagineRequest { cache: Some(at("cache")), ..request(&world().2, at("first")) };
-    assert_eq!(counts(&imagine(&first).unwrap()), (5, 0, 0));
+    assert_eq!(counts(&imagine(&first).unwrap()), (6, 0, 0));
     let before = files(&first.out);
     // Elsewhere, everything is in the cache.
     let second = ImagineRequest { out: at("second"), ..first.clone() };
-    assert_eq!(counts(&imagine(&second).unwrap()), (0, 5, 0));
+    assert_eq!(counts(&imagine(&second).unwrap()), (0, 6, 0));
     assert!(files(&second.out) == before);
     // Another seed, another length, other prompts: made anew; back again, it is known.
     for other in [
@@ -127,27 +129,19 @@ fn what_changes_the_result_makes_it_anew_and_the_cache_knows_it_again() {
         ImagineRequest { chunks: Some(2), ..first.clone() },
         ImagineRequest { rig: Some(Rig::Libero), ..first.clone() },
     ] {
-        assert_eq!(counts(&imagine(&other).unwrap()), (5, 0, 0));
+        assert_eq!(counts(&imagine(&other).unwrap()), (6, 0, 0));
         assert!(files(&first.out) != before);
     }
     assert!(fs_err::read_to_string(at("first/long/copy/prompt.txt")).unwrap().contains("the wrist camera"));
-    assert_eq!(counts(&imagine(&first).unwrap()), (0, 5, 0));
+    assert_eq!(counts(&imagine(&first).unwrap()), (0, 6, 0));
     assert!(files(&first.out) == before);
-    // A damaged file of the cache is named and not used.
-    let damaged = files(&at("cache")).into_keys().next().unwrap();
-    fs_err::write(at("cache").join(&damaged), "damaged").unwrap();
-    let mut error = String::new();
-    for seed_of_it in [0, 1] {
-        let third = ImagineRequest { out: at("third"), seed: seed_of_it, ..first.clone() };
-        for request in [
-            third.clone(),
-            ImagineRequest { chunks: Some(2), ..third.clone() },
-            ImagineRequest { rig: Some(Rig::Libero), ..third },
-        ] {
-            error = imagine(&request).err().map_or(error, |error| error.to_string());
-        }
+    // Damaged files of the cache are named and not used.
+    for name in files(&at("cache")).keys() {
+        fs_err::write(at("cache").join(name), "damaged").unwrap();
     }
-    assert!(error.contains(damaged.file_name().unwrap().to_str().unwrap()), "{error}");
+    let error = imagine(&ImagineRequest { out: at("third"), ..first }).unwrap_err();
+    assert!(error.is_users_mistake() && error.to_string().contains("cache"), "{error}");
+    assert!(!at("third").exists());
 }
 
 #[test]
@@ -166,7 +160,7 @@ fn an_episode_at_fault_ends_the_work_or_is_left_out_and_counted() {
     assert!(error.is_users_mistake() && error.to_string().contains("000004"), "{error}");
     assert!(!whole.out.exists());
     let done = imagine(&ImagineRequest { skip_bad: true, ..whole.clone() }).unwrap();
-    assert_eq!(counts(&done), (2, 0, 3));
+    assert_eq!(counts(&done), (3, 0, 3));
     for (reason, words) in done.skipped.iter().zip([
         "or prompt.txt, got no prompt",
         "64x128, as the world model sees, got one that is 32x32",
@@ -174,7 +168,7 @@ fn an_episode_at_fault_ends_the_work_or_is_left_out_and_counted() {
     ]) {
         assert!(reason.contains(words), "{reason}");
     }
-    assert!(done.summary().contains("2 episodes imagined, 0 known before, 3 left out"), "{}", done.summary());
+    assert!(done.summary().contains("3 episodes imagined, 0 known before, 3 left out"), "{}", done.summary());
     fs_err::write(at("long/1/posttrain/full/000004/prompt.txt"), "lift").unwrap();
     let error = imagine(&whole).unwrap_err();
     assert!(error.is_users_mistake() && error.to_string().contains("long/copy/first_frame.png"), "{error}");
@@ -204,6 +198,8 @@ fn files_of_others_no_world_model_and_results_in_the_input_are_refused() {
     fs_err::copy(world().1.join("config.toml"), untrained.join("config.toml")).unwrap();
     assert!(refused(&ImagineRequest { world: untrained, ..whole }).contains("world/autoencoder is at step 0 of 8"));
     assert!(refused(&request(&folder.path().join("nothing"), folder.path().join("o"))).contains("nothing"));
+    fs_err::write(folder.path().join("file"), "").unwrap();
+    assert!(refused(&request(input.path(), folder.path().join("file"))).contains("a folder that can be made"));
 }
 
 #[test]
@@ -233,6 +229,11 @@ fn previews_are_moving_pictures_of_what_was_imagined() {
     let all = load_latents(&run).unwrap().len();
     let some = PreviewRequest { latents: vec![run], count: 1, ..request("some.gif") };
     assert!(preview(&some).unwrap().starts_with(&format!("1 of {all} videos, 65 frames")));
+    let other = folder.path().join("other.safetensors");
+    let shape = LatentShape { channels: 1, height: 2, width: 2 };
+    save_latents(&other, &[Latents { shape, data: vec![0.0; 8] }]).unwrap();
+    let error = preview(&PreviewRequest { latents: vec![other], ..request("other.gif") }).unwrap_err().to_string();
+    assert!(error.contains("other.safetensors: expected latents of this world model"), "{error}");
     let foreign = PreviewRequest { latents: vec![folder.path().join("both.gif")], ..request("foreign.gif") };
     assert!(preview(&foreign).unwrap_err().is_users_mistake() && !folder.path().join("foreign.gif").exists());
 }

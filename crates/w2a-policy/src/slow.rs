@@ -11,17 +11,21 @@ use crate::Policy;
 /// Each chunk is stretched in time. Step `k` carries out what the policy planned from `k / slowdown` to
 /// `(k + 1) / slowdown`, so displacements become smaller by the factor and their sum stays the same. The policy is asked
 /// again as often as before, by when it has come less far; it has to act on what it sees and not on a count of its calls.
+///
+/// A slowdown of 1, or less, changes nothing.
+#[derive(Clone, Debug)]
 pub struct SlowPolicy<P> {
-    policy: P,
-    slowdown: f64,
-    levels: Vec<usize>,
+    /// The policy at its own pace.
+    pub policy: P,
+    /// How many times slower.
+    pub slowdown: f32,
+    /// The entries of an action that say where to be rather than how far to go: they are held, not scaled.
+    pub levels: Vec<usize>,
 }
 
 impl<P: Policy> SlowPolicy<P> {
-    /// `policy`, `slowdown` times slower (values below 1 count as 1). `levels` are the entries of an action that say where
-    /// to be rather than how far to go: they are held, not scaled.
-    pub fn new(policy: P, slowdown: f32, levels: Vec<usize>) -> Self {
-        Self { policy, slowdown: f64::from(slowdown).max(1.0), levels }
+    fn factor(&self) -> f64 {
+        f64::from(self.slowdown).max(1.0)
     }
 
     /// One chunk, `[horizon, action_dim]` of the policy, stretched to `steps` rows.
@@ -29,7 +33,7 @@ impl<P: Policy> SlowPolicy<P> {
         let dim = self.policy.action_dim();
         let mut out = Vec::with_capacity(steps * dim);
         for step in 0..steps {
-            let (begin, end) = (step as f64 / self.slowdown, (step + 1) as f64 / self.slowdown);
+            let (begin, end) = (step as f64 / self.factor(), (step + 1) as f64 / self.factor());
             let middle = (0.5 * (begin + end)) as usize;
             for entry in 0..dim {
                 if self.levels.contains(&entry) {
@@ -51,7 +55,7 @@ impl<P: Policy> SlowPolicy<P> {
 impl<P: Policy> Policy for SlowPolicy<P> {
     /// Whole steps that a chunk lasts.
     fn horizon(&self) -> usize {
-        (self.policy.horizon() as f64 * self.slowdown) as usize
+        (self.policy.horizon() as f64 * self.factor()) as usize
     }
 
     fn action_dim(&self) -> usize {
@@ -60,6 +64,9 @@ impl<P: Policy> Policy for SlowPolicy<P> {
 
     fn act(&mut self, observations: &[Observation], instructions: &[&str]) -> Result<Vec<f32>, NnError> {
         let chunks = self.policy.act(observations, instructions)?;
+        if self.factor() == 1.0 {
+            return Ok(chunks);
+        }
         let (len, steps) = (self.policy.horizon() * self.policy.action_dim(), self.horizon());
         Ok(chunks.chunks_exact(len.max(1)).flat_map(|chunk| self.stretch(chunk, steps)).collect())
     }
@@ -94,7 +101,7 @@ mod tests {
     }
 
     fn act(slowdown: f32, batch: usize) -> (usize, Vec<f32>) {
-        let mut policy = SlowPolicy::new(Plan, slowdown, vec![1]);
+        let mut policy = SlowPolicy { policy: Plan, slowdown, levels: vec![1] };
         let observation = Observation { cameras: vec![], proprio: vec![] };
         (policy.horizon(), policy.act(&vec![observation; batch], &vec![""; batch]).unwrap())
     }

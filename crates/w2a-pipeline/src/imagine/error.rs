@@ -15,10 +15,10 @@ pub enum ImagineError {
         /// What is there.
         got: String,
     },
-    /// The folder as a whole.
-    #[error("imagination from {}: expected {expected}, got {got}", path.display())]
-    Folder {
-        /// The folder.
+    /// An input or an output as a whole.
+    #[error("{}: expected {expected}, got {got}", path.display())]
+    Place {
+        /// The folder or file.
         path: PathBuf,
         /// What would do.
         expected: String,

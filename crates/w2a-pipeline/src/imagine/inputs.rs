@@ -35,7 +35,7 @@ pub(crate) fn plan(input: &Path) -> Result<Vec<Result<Episode, ImagineError>>, I
     let mut found = Vec::new();
     walk(input, "", &mut found)?;
     if found.is_empty() {
-        return Err(ImagineError::Folder {
+        return Err(ImagineError::Place {
             path: input.to_owned(),
             expected: format!("a folder per episode, with {FIRST_FRAME} and aa_0.txt, aa_1.txt, ... or {PROMPT}"),
             got: "none".into(),
@@ -48,7 +48,7 @@ pub(crate) fn plan(input: &Path) -> Result<Vec<Result<Episode, ImagineError>>, I
 type Found = (String, Result<Episode, ImagineError>);
 
 fn walk(folder: &Path, name: &str, found: &mut Vec<Found>) -> Result<(), ImagineError> {
-    let unreadable = |error: std::io::Error| ImagineError::Folder {
+    let unreadable = |error: std::io::Error| ImagineError::Place {
         path: folder.to_owned(),
         expected: "a folder that can be read".into(),
         got: error.to_string(),
@@ -77,7 +77,12 @@ fn walk(folder: &Path, name: &str, found: &mut Vec<Found>) -> Result<(), Imagine
     folders.sort();
     for child in folders {
         let name = if name.is_empty() { child.clone() } else { format!("{name}/{child}") };
-        walk(&folder.join(child), &name, found)?;
+        match walk(&folder.join(child), &name, found) {
+            Err(ImagineError::Place { path, expected, got }) => {
+                found.push((name, Err(ImagineError::Episode { path, expected, got })));
+            }
+            done => done?,
+        }
     }
     Ok(())
 }
@@ -159,9 +164,10 @@ impl Episode {
 
 fn read(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, ImagineError> {
     let fail = |got: String| ImagineError::episode(path, format!("{what} of at most {most} bytes"), got);
-    let len = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?.len();
-    if len > most {
-        return Err(fail(format!("{len} bytes")));
+    let found = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
+    // Of a pipe one would wait for an end that never comes.
+    if !found.is_file() || found.len() > most {
+        return Err(fail(if found.is_file() { format!("{} bytes", found.len()) } else { "no file".into() }));
     }
     std::fs::read(path).map_err(|error| fail(error.to_string()))
 }

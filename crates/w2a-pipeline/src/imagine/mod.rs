@@ -6,6 +6,7 @@ mod preview;
 mod scenes;
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -209,10 +210,10 @@ fn one(
             latents
         }
     };
-    fs_err::create_dir_all(&folder).map_err(|error| PipelineError::io("creating a folder", error))?;
+    create_folder(&folder)?;
     // The latents come last: where they are, the prompts are too.
-    let text: String =
-        source.prompts.iter().flat_map(|prompt| [prompt.lines().collect::<Vec<_>>().join(" "), "\n".into()]).collect();
+    let line = |prompt: &String| prompt.lines().collect::<Vec<_>>().join(" ") + "\n";
+    let text: String = source.prompts.iter().map(line).collect();
     w2a_data::write_atomic(&folder.join(PROMPT), text.as_bytes())
         .map_err(|error| PipelineError::io("writing a prompt", error))?;
     model(save_imagination(&path, &source, &latents))?;
@@ -241,6 +242,17 @@ pub(crate) fn trained(run: &Path) -> Result<(MiniWorld, ModelId), PipelineError>
     Ok((open(&config, run, &Device::flex())?, id))
 }
 
+/// Makes a folder for results.
+pub(crate) fn create_folder(path: &Path) -> Result<(), PipelineError> {
+    fs_err::create_dir_all(path).map_err(|error| match error.kind() {
+        ErrorKind::StorageFull => PipelineError::io("creating a folder", error),
+        _ => {
+            let expected = "a folder that can be made and written to".into();
+            ImagineError::Place { path: path.to_owned(), expected, got: error.to_string() }.into()
+        }
+    })
+}
+
 /// Results below the input would be the next call's episodes.
 fn refuse_out_in_input(request: &ImagineRequest) -> Result<(), PipelineError> {
     let real = |path: &Path| fs_err::canonicalize(path).map_err(|error| PipelineError::io("finding a folder", error));
@@ -249,7 +261,7 @@ fn refuse_out_in_input(request: &ImagineRequest) -> Result<(), PipelineError> {
     // What does not exist yet cannot be a link.
     let existing = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     if real(existing)?.starts_with(&input) {
-        return Err(ImagineError::Folder {
+        return Err(ImagineError::Place {
             path: request.input.clone(),
             expected: "an --out outside of it, or its results would be taken for episodes".into(),
             got: request.out.display().to_string(),

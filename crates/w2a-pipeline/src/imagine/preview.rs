@@ -7,12 +7,12 @@ use w2a_sim::CONTROL_HZ;
 use w2a_world::{WorldModel, load_latents};
 
 use super::error::ImagineError;
-use super::trained;
+use super::{create_folder, trained};
 use crate::PipelineError;
 use crate::context::model;
 
 /// Small pictures are enlarged to about so many columns.
-const COLUMNS: usize = 1024;
+const COLUMNS: usize = 768;
 /// And by so much at most.
 const MOST_SCALE: usize = 4;
 /// Pixels between two videos.
@@ -59,13 +59,17 @@ pub fn preview(request: &PreviewRequest) -> Result<String, PipelineError> {
     if request.out.symlink_metadata().is_ok() {
         return Err(ImagineError::Occupied { path: request.out.clone(), reason: "is not overwritten" }.into());
     }
+    let (world, _) = trained(&request.world)?;
     let (mut videos, mut all) = (Vec::new(), 0);
     for path in &request.latents {
         let found = model(load_latents(path))?;
+        if let Some(other) = found.iter().find(|latents| latents.shape != world.latent_shape()) {
+            let expected = format!("latents of this world model, {:?}", world.latent_shape());
+            return Err(ImagineError::Place { path: path.clone(), expected, got: format!("{:?}", other.shape) }.into());
+        }
         all += found.len();
         videos.extend(found.into_iter().take(request.count.saturating_sub(videos.len())));
     }
-    let (world, _) = trained(&request.world)?;
     let mut strips = Vec::with_capacity(videos.len());
     for latents in &videos {
         let decoded = model(world.decode(std::slice::from_ref(latents)))?;
@@ -80,7 +84,7 @@ pub fn preview(request: &PreviewRequest) -> Result<String, PipelineError> {
         Format::Apng => apng(&frames, fps)?,
     };
     if let Some(folder) = request.out.parent() {
-        fs_err::create_dir_all(folder).map_err(|error| PipelineError::io("creating a folder", error))?;
+        create_folder(folder)?;
     }
     w2a_data::write_atomic(&request.out, &bytes).map_err(|error| PipelineError::io("writing a preview", error))?;
     Ok(format!("{} of {all} videos, {} frames each: {}\n", strips.len(), frames.len(), request.out.display()))

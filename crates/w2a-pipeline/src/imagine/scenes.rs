@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use w2a_sim::Scene;
 
+use super::create_folder;
 use super::inputs::{FIRST_FRAME, PROMPT};
 use crate::PipelineError;
 use crate::world::first_frames;
@@ -35,7 +36,7 @@ pub fn export_scenes(request: &ScenesRequest) -> Result<usize, PipelineError> {
     for part in scenes.chunks(64) {
         for (scene, frame) in part.iter().zip(first_frames(1, part)?) {
             let folder = request.out.join(scene.to_string());
-            fs_err::create_dir_all(&folder).map_err(|error| PipelineError::io("creating a folder", error))?;
+            create_folder(&folder)?;
             let png = w2a_data::encode_png(&frame.rgb, frame.height, frame.width)
                 .map_err(|error| PipelineError::io("writing a first frame", std::io::Error::other(error)))?;
             let instruction = format!("{}\n", scene.task_info().instruction);
