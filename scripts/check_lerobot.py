@@ -36,7 +36,7 @@ def check_frame(dataset, features, index):
     for key, feature in features.items():
         shape = tuple(feature["shape"])
         got = tuple(frame[key].shape)
-        if feature["dtype"] == "image":
+        if feature["dtype"] in ("image", "video"):
             require(got == (shape[2], shape[0], shape[1]), f"frame {index}: {key} is {got}, expected CHW of {shape}")
             require(0 <= frame[key].min() and frame[key].max() <= 1, f"frame {index}: {key} is not in 0..1")
             require(frame[key].max() > frame[key].min(), f"frame {index}: {key} is blank")
@@ -73,11 +73,12 @@ def main(folder):
     require(len(tasks) == info["total_tasks"], f"{len(tasks)} tasks, info.json says {info['total_tasks']}")
 
     for name, feature in features.items():
-        if feature["dtype"] != "image" and name not in ("action", "observation.state"):
+        is_camera = feature["dtype"] in ("image", "video")
+        if not is_camera and name not in ("action", "observation.state"):
             continue
         for statistic in ("min", "max", "mean", "std"):
             got = tuple(torch.as_tensor(dataset.meta.stats[name][statistic]).shape)
-            expected = (3, 1, 1) if feature["dtype"] == "image" else tuple(feature["shape"])
+            expected = (3, 1, 1) if is_camera else tuple(feature["shape"])
             require(got == expected, f"statistics: {statistic} of {name} is {got}, expected {expected}")
         print(f"  {name}: {feature['dtype']} {tuple(dataset[0][name].shape)}")
 

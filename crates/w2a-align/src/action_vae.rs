@@ -50,6 +50,25 @@ impl FrameConv {
     }
 }
 
+/// `D_a` of the action VAE.
+#[derive(Module, Debug)]
+pub(crate) struct VaeDecoder {
+    decoder_input: Linear,
+    decoder: (ConvTranspose1d, Plain, ConvTranspose1d),
+    steps: usize,
+}
+
+impl VaeDecoder {
+    /// `[n, D]` → normalised chunks `[n, M·A]`.
+    pub fn decode(&self, z: Tensor<2>) -> Tensor<2> {
+        let layers = [
+            self.decoder.0.linear(self.steps / 2, Order::ChannelsFirst),
+            self.decoder.2.linear(self.steps, Order::StepsFirst),
+        ];
+        perceptron(self.decoder_input.forward(z), &layers, Activation::Gelu)
+    }
+}
+
 /// The authors' action VAE and video bridger.
 #[derive(Module, Debug)]
 pub struct ActionVae {
@@ -126,11 +145,13 @@ impl ActionVae {
 
     /// `D_a`: `[n, D]` → normalised chunks `[n, M·A]`.
     pub fn decode(&self, z: Tensor<2>) -> Tensor<2> {
-        let layers = [
-            self.decoder.0.linear(self.steps / 2, Order::ChannelsFirst),
-            self.decoder.2.linear(self.steps, Order::StepsFirst),
-        ];
-        perceptron(self.decoder_input.forward(z), &layers, Activation::Gelu)
+        self.decoder().decode(z)
+    }
+
+    /// A copy of `D_a`.
+    pub(crate) fn decoder(&self) -> VaeDecoder {
+        let (decoder_input, decoder) = (self.decoder_input.clone(), self.decoder.clone());
+        VaeDecoder { decoder_input, decoder, steps: self.steps }
     }
 
     /// `B_v`: normalised latents `[n, C, H, W]` → `[n, D]`.

@@ -6,6 +6,7 @@
 
 mod action_vae;
 mod adapters;
+mod decoder;
 mod diagnostics;
 mod losses;
 mod mlp;
@@ -16,9 +17,11 @@ mod vae;
 
 pub use action_vae::{ActionVae, kl_divergence, reparameterise};
 pub use adapters::{AdapterConfig, AdapterKind, Adapters, FrozenAdapters, Pooling};
+pub use decoder::Decoder;
 pub use diagnostics::{Diagnostics, diagnose};
 pub use losses::{
-    LossConfig, LossVariant, Negatives, Similarity, cosine, info_nce, marginal_similarity, similarity, unit,
+    Contrast, ContrastTerms, LossConfig, LossVariant, Negatives, Similarity, cosine, info_nce, marginal_similarity,
+    similarity, unit,
 };
 pub use mlp::MlpAdapters;
 pub use train::{AlignConfig, AlignedEpisode, train_adapters};

@@ -2,6 +2,8 @@
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 
 /// How two trajectories of embeddings are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -105,13 +107,19 @@ impl LossConfig {
 
     /// These weights with the contrast of a row of the paper's ablation.
     pub fn variant(self, variant: LossVariant) -> Self {
-        let (negatives, similarity) = match variant {
-            LossVariant::Marginal => (Negatives::Marginal, Similarity::Chunk),
-            LossVariant::Global => (Negatives::SameStep, Similarity::Global),
-            LossVariant::Bidirectional | LossVariant::OneDirectional => (Negatives::SameStep, Similarity::Chunk),
-        };
-        let action_to_video = if variant == LossVariant::OneDirectional { 0.0 } else { self.action_to_video };
+        let Contrast { negatives, similarity, action_to_video, .. } = self.contrast().variant(variant);
         Self { negatives, similarity, action_to_video, ..self }
+    }
+
+    /// The contrast over trajectories.
+    pub fn contrast(&self) -> Contrast {
+        Contrast {
+            temperature: self.temperature,
+            similarity: self.similarity,
+            negatives: self.negatives,
+            video_to_action: self.video_to_action,
+            action_to_video: self.action_to_video,
+        }
     }
 }
 
@@ -120,6 +128,67 @@ impl Default for LossConfig {
     /// cross-reconstruction, a larger reconstruction weight, and equal lengths).
     fn default() -> Self {
         Self { reconstruction: 5.0, all_chunks: 1.0, cross_reconstruction: 5.0, distance: 2.0, ..Self::paper() }
+    }
+}
+
+/// The contrast over trajectories, as both stages have it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Contrast {
+    /// Softmax temperature.
+    pub temperature: f32,
+    /// How trajectories are compared.
+    pub similarity: Similarity,
+    /// Where negatives come from.
+    pub negatives: Negatives,
+    /// Weight of the direction with video rows and action columns.
+    pub video_to_action: f32,
+    /// Weight of the direction with action rows and video columns.
+    pub action_to_video: f32,
+}
+
+/// What the contrast of a batch came to.
+pub struct ContrastTerms {
+    /// Video rows, action columns, `[B, B]`.
+    pub similarity: Tensor<2>,
+    /// InfoNCE of that direction, unweighted.
+    pub video_to_action: Tensor<1>,
+    /// InfoNCE of the other one, unweighted.
+    pub action_to_video: Tensor<1>,
+}
+
+impl Contrast {
+    /// The same in the form of a row of the paper's ablation.
+    pub fn variant(self, variant: LossVariant) -> Self {
+        let (negatives, similarity) = match variant {
+            LossVariant::Marginal => (Negatives::Marginal, Similarity::Chunk),
+            LossVariant::Global => (Negatives::SameStep, Similarity::Global),
+            LossVariant::Bidirectional | LossVariant::OneDirectional => (Negatives::SameStep, Similarity::Chunk),
+        };
+        let action_to_video = if variant == LossVariant::OneDirectional { 0.0 } else { self.action_to_video };
+        Self { negatives, similarity, action_to_video, ..self }
+    }
+
+    /// For each of `trajectories` of `chunks` its shift in time where it is a negative: drawn from `rng` if negatives are
+    /// marginal, else 0. See [`Negatives::Marginal`].
+    pub fn shifts(&self, trajectories: usize, chunks: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        match self.negatives {
+            Negatives::Marginal if chunks > 1 => (0..trajectories).map(|_| rng.random_range(1..chunks)).collect(),
+            _ => vec![0; trajectories],
+        }
+    }
+
+    /// Both directions of InfoNCE between trajectories of the two sides, `[B, T, D]` twice; equal rows are the positives.
+    /// `shifts` are those of [`Contrast::shifts`].
+    pub fn terms(&self, z_video: Tensor<3>, z_action: Tensor<3>, shifts: &[usize]) -> ContrastTerms {
+        let similarity = match self.negatives {
+            Negatives::SameStep => similarity(self.similarity, z_video, z_action),
+            Negatives::Marginal => marginal_similarity(z_video, z_action, shifts),
+        };
+        ContrastTerms {
+            video_to_action: info_nce(similarity.clone(), self.temperature),
+            action_to_video: info_nce(similarity.clone().transpose(), self.temperature),
+            similarity,
+        }
     }
 }
 

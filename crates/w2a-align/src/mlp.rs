@@ -19,7 +19,7 @@ struct VideoAdapter {
 
 /// `in → hidden1 → hidden2 → out` with GELU between.
 #[derive(Module, Debug)]
-struct Mlp {
+pub(crate) struct Mlp {
     layer1: Linear,
     layer2: Linear,
     layer3: Linear,
@@ -34,7 +34,7 @@ impl Mlp {
         }
     }
 
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         perceptron(x, &self.parameters(), Activation::Gelu)
     }
 
@@ -106,6 +106,11 @@ impl MlpAdapters {
     /// A device that does not hand its values over.
     pub fn prepare(&self) -> Result<(Prepared, Prepared), NnError> {
         Ok((self.encoder.prepare()?, self.decoder.prepare()?))
+    }
+
+    /// A copy of `D_a`.
+    pub(crate) fn decoder(&self) -> Mlp {
+        self.decoder.clone()
     }
 
     /// `D_a`: `[n, D]` → normalised action chunks `[n, M·A]`.

@@ -7,9 +7,9 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_nn::{Init, NnError, StepReport, TrainConfig, Training, normal, tensor, train};
 
-use crate::losses::{info_nce, marginal_similarity, similarity};
+use crate::losses::{ContrastTerms, info_nce, similarity};
 use crate::vae::train_action_vae;
-use crate::{AdapterConfig, Adapters, LossConfig, MlpAdapters, Negatives, Similarity, VaeConfig};
+use crate::{AdapterConfig, Adapters, LossConfig, MlpAdapters, Similarity, VaeConfig};
 
 /// Everything stage 1 is configured with.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -98,12 +98,8 @@ pub(crate) fn align_loss(net: &MlpAdapters, weights: &LossConfig, batch: AlignBa
     let decoded = net.decode(z_action.clone());
     let reconstruction = (decoded.clone() - actions.clone()).square().mean();
     let paired = |z: &Tensor<2>| z.clone().reshape([trajectories, rows / trajectories, dim]);
-    let s = match weights.negatives {
-        Negatives::SameStep => similarity(weights.similarity, paired(&z_video), paired(&z_action)),
-        Negatives::Marginal => marginal_similarity(paired(&z_video), paired(&z_action), &shifts),
-    };
-    let v2a = info_nce(s.clone(), weights.temperature);
-    let a2v = info_nce(s.clone().transpose(), weights.temperature);
+    let ContrastTerms { similarity: s, video_to_action: v2a, action_to_video: a2v } =
+        weights.contrast().terms(paired(&z_video), paired(&z_action), &shifts);
     let mut total = reconstruction.clone() * weights.reconstruction
         + v2a.clone() * weights.video_to_action
         + a2v.clone() * weights.action_to_video;
@@ -188,10 +184,7 @@ fn train_mlp(
             let noise = normal(rng, latents.len());
             latents.iter_mut().zip(noise).for_each(|(value, noise)| *value += config.latent_noise * noise);
         }
-        let shifts = match config.loss.negatives {
-            Negatives::Marginal if chunks > 1 => (0..batch).map(|_| rng.random_range(1..chunks)).collect(),
-            _ => vec![0; batch],
-        };
+        let shifts = config.loss.contrast().shifts(batch, chunks, rng);
         let (rows, width_of_chunk) = (batch * chunks, actions.len() / (batch * chunks));
         let batch = AlignBatch {
             latents: tensor(latents, [rows, channels, height, width], device),

@@ -1,17 +1,23 @@
 //! Files that appear whole or not at all.
 
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-/// Writes `bytes` to a temporary sibling of `path`, flushes it to the disk, and renames it into place.
+/// Writes `bytes` to a temporary sibling of `path`, flushes it to the disk, and renames it into place; the folder is
+/// flushed last, so that the file survives a power cut once this returns. Missing folders above it are created.
 ///
 /// A kill or a full disk at any moment leaves the old file, or none.
 ///
 /// # Errors
 /// The underlying error, naming the path.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let partial = path.with_file_name(format!(".{name}.partial"));
+    let Some(name) = path.file_name() else {
+        let words = format!("{} has no file name", path.display());
+        return Err(io::Error::new(ErrorKind::InvalidInput, words));
+    };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs_err::create_dir_all(parent)?;
+    let partial = parent.join(format!(".{}.partial", name.to_string_lossy()));
     let result = (|| {
         let mut file = fs_err::File::create(&partial)?;
         file.write_all(bytes)?;
@@ -19,7 +25,43 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
         fs_err::rename(&partial, path)
     })();
     if result.is_err() {
+        // The first error is the one that matters; a left-over sibling does no harm.
         let _ = fs_err::remove_file(&partial);
+        return result;
     }
-    result
+    // Some file systems cannot sync a folder; the rename itself has already happened.
+    if let Ok(folder) = fs_err::File::open(parent) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write_atomic;
+
+    #[test]
+    fn a_file_is_replaced_and_no_sibling_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/deep/file.json");
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_rename_removes_the_sibling_and_names_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("occupied");
+        std::fs::create_dir_all(path.join("child")).unwrap();
+        let error = write_atomic(&path, b"x").unwrap_err().to_string();
+        assert!(error.contains("occupied"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_path_without_a_name_is_an_error() {
+        assert!(write_atomic("/".as_ref(), b"x").unwrap_err().to_string().contains("has no file name"));
+    }
 }

@@ -5,19 +5,30 @@
 
 mod atomic;
 mod chunks;
+mod convert;
 mod dataset;
 mod episode;
+mod hdf5;
+mod inspect;
+mod layouts;
 mod normaliser;
 mod rng;
+mod source;
 mod statistics;
+pub mod video;
 
 pub use atomic::write_atomic;
 pub use chunks::{ActionChunks, ChunkError, Remainder};
+pub use convert::{ConvertError, ConvertOptions, Converted, Skipped, convert};
 pub use dataset::{
-    CameraSpec, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, PngError, Version,
-    decode_png, encode_png,
+    CameraSpec, Checksum, Dataset, DatasetError, DatasetSpec, DatasetWriter, EpisodeReader, EpisodeRecord, FeatureSpec,
+    Modality, ModalityName, ModalitySlice, PngError, Step, StepReader, Version, decode_png, encode_png,
 };
 pub use episode::{Camera, Episode, EpisodeError, Observation};
+pub use hdf5::{DemoRecord, Group, Hdf5Dataset, Hdf5Error, Profile};
+pub use inspect::{CameraReport, FeatureReport, Inspection, Problem, inspect};
+pub use layouts::{Clip, ClipLayout, ClipName, Clips, LayoutError, SkillRange, SkillRanges, WINDOW_STEPS, Window};
 pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};
 pub use rng::stream;
+pub use source::{Source, SourceError};
 pub use statistics::{EpisodeStatistics, Statistics, StatisticsBuilder, StatisticsError};

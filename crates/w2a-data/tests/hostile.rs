@@ -126,10 +126,12 @@ fn sizes_past_the_limits_are_refused_when_opened() {
 }
 
 #[test]
-fn a_video_feature_is_refused_by_name() {
+fn a_video_feature_without_videos_is_refused_by_name() {
     let (_folder, dir) = dataset(Version::V21, 1);
     edit(&dir.join(INFO), "\"dtype\": \"image\"", "\"dtype\": \"video\"");
-    assert_refused(&dir, &["observation.images.wrist", "video files are not decoded"]);
+    assert_refused(&dir, &["video_path is missing"]);
+    edit(&dir.join(INFO), "\"video_path\": null", "\"video_path\": \"videos/{video_key}/{episode_index}.mp4\"");
+    assert_refused(&dir, &["videos/observation.images.wrist/0.mp4 is missing", "episode 0"]);
 }
 
 #[test]
@@ -169,10 +171,10 @@ fn a_gap_in_the_episodes_is_refused() {
 }
 
 #[test]
-fn an_episode_of_two_tasks_is_refused() {
+fn an_episode_without_a_task_is_refused() {
     let (_folder, dir) = dataset(Version::V21, 2);
-    edit(&dir.join("meta/episodes.jsonl"), "[\"open the drawer\"]", "[\"open the drawer\",\"close it\"]");
-    assert_refused(&dir, &["number of tasks of episode 0 is 2"]);
+    edit(&dir.join("meta/episodes.jsonl"), "[\"open the drawer\"]", "[]");
+    assert_refused(&dir, &["number of tasks of episode 0 is 0"]);
 }
 
 #[test]

@@ -139,7 +139,7 @@ pub fn train_sharded<M: Module + Sync>(
         let parts = side_by_side(|shard| {
             let mut rng = w2a_data::stream(training.seed, &format!("train/{}/{step}/{shard}", training.name));
             // Leaves of its own: two passes over the same leaves are one graph, which burn consumes at the first backward.
-            let model = model.clone().map(&mut Leaves);
+            let model = trainable(model.clone());
             backward(&model, loss(&model, step, batch / SHARDS, &mut rng)?)
         });
         let parts: Result<Vec<_>, NnError> = parts.into_iter().collect();
@@ -160,12 +160,16 @@ pub fn train_sharded<M: Module + Sync>(
     descend(model, training, gradients, on_step)
 }
 
-/// Makes every parameter a new leaf of the autodiff graph; the values are shared.
+/// `module` with every parameter a new leaf of an autodiff graph; the values are shared. Frozen ones become trainable.
+pub fn trainable<M: Module>(module: M) -> M {
+    module.map(&mut Leaves)
+}
+
 struct Leaves;
 
 impl ModuleMapper for Leaves {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        param.map(|tensor| tensor.detach().require_grad())
+        param.map(|tensor| tensor.autodiff().detach().require_grad())
     }
 }
 

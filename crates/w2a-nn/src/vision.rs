@@ -103,6 +103,12 @@ impl VisionTrunk {
         (2 + SEEN) * config.keypoints
     }
 
+    /// Its linear layers by name.
+    pub fn linear_layers(&mut self) -> [(&'static str, &mut Linear); 4] {
+        let Self { embed, mix, query, value, .. } = self;
+        [("embed", embed), ("mix", mix), ("query", query), ("value", value)]
+    }
+
     /// `condition` `[batch, condition]` → features `[batch, width]`.
     pub fn forward(&self, images: &ImageBatch, condition: Tensor<2>) -> Tensor<2> {
         let (rows, columns) = images.grid;

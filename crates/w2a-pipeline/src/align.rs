@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use w2a_align::{AdapterKind, AlignedEpisode, Diagnostics, FrozenAdapters, diagnose, train_adapters};
+use w2a_align::{AdapterKind, AlignConfig, AlignedEpisode, Diagnostics, FrozenAdapters, diagnose, train_adapters};
 use w2a_data::{Episode, Normaliser, Remainder};
 use w2a_nn::{Checkpoint, WeightsFile};
 use w2a_policy::DemonstrationSet;
@@ -18,30 +18,57 @@ pub(crate) const ADAPTERS: &str = "align";
 
 pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     let config = context.config.align.clone();
-    if Checkpoint::new(context.path(ADAPTERS)).step()? < config.train.steps {
+    if !is_done(context, ADAPTERS)? {
         let set = model(DemonstrationSet::new(episodes(context, NARROW)?))?;
         let world = world::load(context)?;
-        let offsets = if config.sliding_windows { 0..world.chunk_len() + 1 } else { 0..1 };
-        context.progress.part(DEMONSTRATIONS);
-        let mut variants = Vec::with_capacity(set.episodes.len());
-        for episode in &set.episodes {
-            let windows = offsets.clone().map(|offset| window(context, &world, &set.action, episode, offset));
-            variants.push(windows.collect::<Result<Vec<_>, _>>()?);
-            context.progress.tick(variants.len(), set.episodes.len(), "encoding demonstrations");
-        }
-        let (latent, chunk) = shapes(&world, &set.action);
-        let upstream = depends(&(&config, &context.config.data, &context.config.world));
-        context.training(ADAPTERS, &config.train, upstream, |context, training, steps| {
-            let progress = &context.progress;
-            model(train_adapters(&config, training, latent, chunk, &variants, &context.device, |report| {
-                steps.step(progress, report);
-            }))
-        })?;
-        let adapters = load(context, &world, &set.action)?;
-        let whole: Vec<&AlignedEpisode> = variants.iter().map(|windows| &windows[0]).collect();
-        save_json(&context.path("align/train_diagnostics.json"), &compare(&adapters, &whole)?)?;
+        let windows = demonstrations(context, &world, &set)?;
+        train(context, ADAPTERS, &config, &world, &set.action, &windows)?;
     }
     Ok(())
+}
+
+/// Whether the adapters in a folder are trained.
+pub(crate) fn is_done(context: &Context, name: &str) -> Result<bool, PipelineError> {
+    Ok(Checkpoint::new(context.path(name)).step()? >= context.config.align.train.steps)
+}
+
+/// The labelled demonstrations, encoded: each at every starting step that stage 1 uses.
+pub(crate) fn demonstrations(
+    context: &Context,
+    world: &MiniWorld,
+    set: &DemonstrationSet,
+) -> Result<Vec<Vec<AlignedEpisode>>, PipelineError> {
+    let offsets = if context.config.align.sliding_windows { 0..world.chunk_len() + 1 } else { 0..1 };
+    context.progress.part(DEMONSTRATIONS);
+    let mut windows = Vec::with_capacity(set.episodes.len());
+    for episode in &set.episodes {
+        let all = offsets.clone().map(|offset| window(context, world, &set.action, episode, offset));
+        windows.push(all.collect::<Result<Vec<_>, _>>()?);
+        context.progress.tick(windows.len(), set.episodes.len(), "encoding demonstrations");
+    }
+    Ok(windows)
+}
+
+/// Trains adapters in the folder `name`.
+pub(crate) fn train(
+    context: &mut Context,
+    name: &str,
+    config: &AlignConfig,
+    world: &MiniWorld,
+    action: &Normaliser,
+    windows: &[Vec<AlignedEpisode>],
+) -> Result<(), PipelineError> {
+    let (latent, chunk) = shapes(world, action);
+    let upstream = depends(&(config, &context.config.data, &context.config.world));
+    context.training(name, &config.train, upstream, |context, training, steps| {
+        let progress = &context.progress;
+        model(train_adapters(config, training, latent, chunk, windows, &context.device, |report| {
+            steps.step(progress, report);
+        }))
+    })?;
+    let adapters = load(context, name, world, action)?;
+    let whole: Vec<&AlignedEpisode> = windows.iter().filter_map(|windows| windows.first()).collect();
+    save_json(&context.path(name).join("train_diagnostics.json"), &compare(&adapters, &whole)?)
 }
 
 /// Refuses weights to start stage 1 from that cannot be read or belong to the other family, before anything is written:
@@ -67,11 +94,16 @@ pub(crate) fn check_init(request: &Request) -> Result<(), PipelineError> {
     Ok(())
 }
 
-/// Loads the trained adapters.
-pub(crate) fn load(context: &Context, world: &MiniWorld, action: &Normaliser) -> Result<FrozenAdapters, PipelineError> {
+/// Loads the adapters that a training left in the folder `name`.
+pub(crate) fn load(
+    context: &Context,
+    name: &str,
+    world: &MiniWorld,
+    action: &Normaliser,
+) -> Result<FrozenAdapters, PipelineError> {
     let (latent, chunk) = shapes(world, action);
     let config = &context.config.align.adapter;
-    model(FrozenAdapters::load(config, latent, chunk, &context.path(ADAPTERS), &context.device))
+    model(FrozenAdapters::load(config, latent, chunk, &context.path(name), &context.device))
 }
 
 /// Shape of a latent, and steps and width of an action chunk.
@@ -90,7 +122,7 @@ fn window(
     offset: usize,
 ) -> Result<AlignedEpisode, PipelineError> {
     let chunk_len = world.chunk_len();
-    let total = context.config.world.model.flow.chunks;
+    let total = context.config.chunks();
     let chunks = if context.config.align.sliding_windows { total - 1 } else { total };
     let mut part = episode.clone();
     for camera in &mut part.cameras {

@@ -1,10 +1,11 @@
 //! The rows of the table: which arms there are, what each is trained on, and how each acts.
 
-use w2a_policy::{DemonstrationSet, PolicyNet};
-use w2a_posttrain::{Decoding, Objective, ObjectiveConfig, interpolate};
+use w2a_posttrain::{Decoding, Objective, ObjectiveConfig, PosttrainConfig, interpolate};
 
 use crate::context::{Context, load_json, model};
-use crate::policy::{BASE, CEILING, net};
+use crate::policy::{BASE, CEILING, frozen, net};
+use crate::stage2::{Actor, Bend, Shared, Stage2, gain_path};
+use crate::world::Imaginer;
 use crate::{Config, PipelineError};
 
 /// A row of the table.
@@ -16,6 +17,7 @@ pub(crate) enum Arm {
     Dreamgen,
     Regression,
     Infonce,
+    BaseWorld,
     World2Act,
     Shuffled,
     Oracle,
@@ -27,6 +29,8 @@ pub(crate) enum Arm {
 pub(crate) enum TargetKind {
     /// Imagined latents of the same scene.
     Imagined,
+    /// The same of the model that imagines without skills.
+    ImaginedWithoutSkills,
     /// Imagined latents of another scene of the same task.
     Shuffled,
     /// Latents of real expert video of the same scene.
@@ -34,13 +38,14 @@ pub(crate) enum TargetKind {
 }
 
 impl Arm {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Base,
         Self::BaseExtra,
         Self::BaseDecoded,
         Self::Dreamgen,
         Self::Regression,
         Self::Infonce,
+        Self::BaseWorld,
         Self::World2Act,
         Self::Shuffled,
         Self::Oracle,
@@ -56,11 +61,32 @@ impl Arm {
             Self::Dreamgen => "dreamgen",
             Self::Regression => "regression",
             Self::Infonce => "w2a_infonce",
+            Self::BaseWorld => "w2a_base_wm",
             Self::World2Act => "w2a",
             Self::Shuffled => "w2a_shuffled",
             Self::Oracle => "w2a_oracle",
             Self::WideLabels => "base_wide_labels",
         }
+    }
+
+    /// The arms of a run, in the order of [`Self::ALL`].
+    pub fn taking_part(config: &Config) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|arm| arm.takes_part(config))
+    }
+
+    /// Whether a run has this arm.
+    pub fn takes_part(self, config: &Config) -> bool {
+        config.posttrain.methods.iter().any(|name| name == self.name())
+    }
+
+    /// Whether it needs actions that an inverse dynamics model reads off imagined video.
+    pub fn needs_labels(self) -> bool {
+        matches!(self, Self::Dreamgen | Self::Regression)
+    }
+
+    /// Whose imagination it is pulled towards, or compared with.
+    pub fn imaginer(self) -> Imaginer {
+        if self == Self::BaseWorld { Imaginer::WithoutSkills } else { Imaginer::Main }
     }
 
     /// How many times it is trained.
@@ -72,18 +98,20 @@ impl Arm {
         }
     }
 
-    /// Objective and target of a residual arm; `None` for the others.
-    pub fn residual(self, config: &Config) -> Option<(ObjectiveConfig, TargetKind)> {
+    /// Stage 2 and target of an arm that has it; `None` for the others. Whatever the form, these are called residual arms.
+    pub fn residual(self, config: &Config) -> Option<(PosttrainConfig, TargetKind)> {
         let ours = &config.posttrain.stage2.objective;
         let named = |objective: Objective| ObjectiveConfig { step_penalty: ours.step_penalty, ..objective.config() };
-        match self {
-            Self::Regression => Some((named(Objective::Regression), TargetKind::Imagined)),
-            Self::Infonce => Some((named(Objective::Infonce), TargetKind::Imagined)),
-            Self::World2Act => Some((ours.clone(), TargetKind::Imagined)),
-            Self::Shuffled => Some((ours.clone(), TargetKind::Shuffled)),
-            Self::Oracle => Some((ours.clone(), TargetKind::Expert)),
-            _ => None,
-        }
+        let (objective, target) = match self {
+            Self::Regression => (named(Objective::Regression), TargetKind::Imagined),
+            Self::Infonce => (named(Objective::Infonce), TargetKind::Imagined),
+            Self::World2Act => (ours.clone(), TargetKind::Imagined),
+            Self::BaseWorld => (ours.clone(), TargetKind::ImaginedWithoutSkills),
+            Self::Shuffled => (ours.clone(), TargetKind::Shuffled),
+            Self::Oracle => (ours.clone(), TargetKind::Expert),
+            _ => return None,
+        };
+        Some((PosttrainConfig { objective, ..config.posttrain.stage2.clone() }, target))
     }
 
     /// Whether there is something to train.
@@ -96,27 +124,30 @@ impl Arm {
         format!("posttrain/{}/seed{seed}", self.name())
     }
 
-    /// The policy network this arm acts with, at the chosen scale if it was fine-tuned.
-    pub fn policy(
+    /// What acts in this arm, at a scale if it was trained.
+    pub fn actor<'a>(
         self,
         context: &Context,
-        set: &DemonstrationSet,
+        shared: &'a Shared,
         seed: usize,
         gain: f32,
-    ) -> Result<PolicyNet, PipelineError> {
-        match self {
-            Self::WideLabels => net(context, CEILING, set),
-            Self::BaseExtra | Self::Dreamgen => {
-                let base = net(context, BASE, set)?;
-                model(interpolate(&base, &net(context, &self.folder(seed), set)?, gain))
-            }
-            _ => net(context, BASE, set),
+    ) -> Result<Actor<'a>, PipelineError> {
+        let adapters = &shared.adapters;
+        if let Some((config, _)) = self.residual(&context.config) {
+            let name = self.folder(seed);
+            return Stage2 { name: &name, config: &config, adapters }.actor(context, shared, gain);
         }
-    }
-
-    /// How `z` becomes actions in this arm.
-    pub fn decoding(self, config: &Config) -> Decoding {
-        if self == Self::BaseDecoded { Decoding::Plain } else { config.posttrain.stage2.decoding }
+        let base = || net(context, BASE, &shared.set);
+        let policy = match self {
+            Self::WideLabels => net(context, CEILING, &shared.set)?,
+            Self::BaseExtra | Self::Dreamgen => {
+                model(interpolate(&base()?, &net(context, &self.folder(seed), &shared.set)?, gain))?
+            }
+            _ => base()?,
+        };
+        let bend =
+            (self == Self::BaseDecoded).then_some(Bend { adapters, residual: None, gain, decoding: Decoding::Plain });
+        Ok(Actor { policy: frozen(context, policy, &shared.set), bend })
     }
 
     /// The chosen scale; 1 for arms that have none.
@@ -124,8 +155,7 @@ impl Arm {
         if !self.is_trained(&context.config) {
             return Ok(1.0);
         }
-        let path = context.path(&self.folder(seed)).join("gain.json");
-        let choice: w2a_posttrain::GainChoice = load_json(&path, "posttrain")?;
+        let choice: w2a_posttrain::GainChoice = load_json(&gain_path(context, &self.folder(seed)), "posttrain")?;
         Ok(choice.gain)
     }
 }

@@ -8,6 +8,7 @@ use w2a_sim::{Suite, tasks};
 use w2a_world::MiniWorldConfig;
 
 use crate::PipelineError;
+use crate::arms::Arm;
 
 /// How much to spend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +19,14 @@ pub enum Profile {
     Quick,
     /// One task with several seeds and many scenes, within the hour on two cores.
     Full,
+    /// One task of two goals, a world model that imagines skill by skill against one that does not, at most ten minutes
+    /// on two cores.
+    Long,
 }
 
 impl Profile {
     /// All profiles.
-    pub const ALL: [Self; 3] = [Self::Smoke, Self::Quick, Self::Full];
+    pub const ALL: [Self; 4] = [Self::Smoke, Self::Quick, Self::Full, Self::Long];
 
     /// Name on the command line.
     pub fn name(self) -> &'static str {
@@ -30,6 +34,7 @@ impl Profile {
             Self::Smoke => "smoke",
             Self::Quick => "quick",
             Self::Full => "full",
+            Self::Long => "long",
         }
     }
 }
@@ -46,7 +51,7 @@ impl std::str::FromStr for Profile {
     fn from_str(text: &str) -> Result<Self, PipelineError> {
         Self::ALL.into_iter().find(|profile| profile.name() == text).ok_or_else(|| PipelineError::Config {
             key: "--profile".into(),
-            expected: "smoke, quick or full".into(),
+            expected: "smoke, quick, full or long".into(),
             got: format!("{text:?}"),
         })
     }
@@ -69,10 +74,12 @@ pub enum Stage {
     Eval,
     /// The report.
     Report,
+    /// The ablation: its trainings, evaluation and page. It follows [`Stage::Align`], not the report.
+    Ablation,
 }
 
 impl Stage {
-    /// All stages in order.
+    /// The stages up to the report, in order.
     pub const ALL: [Self; 7] =
         [Self::Data, Self::World, Self::Policy, Self::Align, Self::Posttrain, Self::Eval, Self::Report];
 
@@ -86,6 +93,15 @@ impl Stage {
             Self::Posttrain => "posttrain",
             Self::Eval => "eval",
             Self::Report => "report",
+            Self::Ablation => "ablation",
+        }
+    }
+
+    /// The stages of a run that ends with this one, in order.
+    pub fn plan(self) -> Vec<Self> {
+        match self {
+            Self::Ablation => vec![Self::Data, Self::World, Self::Policy, Self::Align, Self::Ablation],
+            last => Self::ALL.into_iter().filter(|stage| *stage <= last).collect(),
         }
     }
 }
@@ -118,7 +134,8 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
-    /// Suites that take part: `object`, `spatial`, `goal` (not `long`: its episodes have another length).
+    /// Suites that take part: some of `object`, `spatial` and `goal`, or `long` alone: its episodes have another
+    /// length.
     pub suites: Vec<String>,
     /// How many tasks of each suite take part, the first ones; 0 for all.
     pub tasks_per_suite: usize,
@@ -138,8 +155,11 @@ pub struct DataSection {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorldSection {
-    /// Sizes.
+    /// Sizes. `model.flow.chunks` are those of a clip; an episode of more is imagined clip by clip.
     pub model: MiniWorldConfig,
+    /// Whether the world model is trained on clips of single skills under their atomic prompts and imagines prompt by
+    /// prompt, instead of windows of the videos under the whole instruction. Only with the suite `long`.
+    pub skills: bool,
     /// Videos that the autoencoder is trained on (a subset bounds the memory).
     pub autoencoder_videos: usize,
     /// Training of the autoencoder.
@@ -169,14 +189,17 @@ pub type AlignSection = AlignConfig;
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PosttrainSection {
+    /// The methods that are trained and evaluated, `base` and `w2a` always among them.
+    pub methods: Vec<String>,
     /// Stage 2 of the headline arm; the other residual arms differ in their objective or targets only.
     pub stage2: PosttrainConfig,
-    /// Scales of the residual's step among which the label-free rule chooses, for every residual arm.
+    /// Scales among which the label-free rule chooses for every arm of stage 2: of the residual's step in the form `latent`,
+    /// and, together with `shares`, of the whole change in the forms `action` and `lora`.
     pub gains: Vec<f32>,
     /// Shares of the way from the base policy to the fine-tuned one among which the same rule chooses, for `base_extra` and
-    /// `dreamgen`.
+    /// `dreamgen`; see also `gains`.
     pub shares: Vec<f32>,
-    /// Stage-2 seeds of the arms `w2a`, `w2a_infonce`, `regression`, `dreamgen` and `base_extra`.
+    /// Stage-2 seeds of the arms `w2a`, `w2a_infonce`, `regression`, `dreamgen` and `base_extra`, and of the ablation's rows.
     pub seeds: usize,
     /// Stage-2 seeds of the controls `w2a_shuffled` and `w2a_oracle`.
     pub control_seeds: usize,
@@ -241,7 +264,7 @@ impl Config {
     pub fn profile(profile: Profile) -> Self {
         let pick = |smoke: usize, quick: usize, full: usize| match profile {
             Profile::Smoke => smoke,
-            Profile::Quick => quick,
+            Profile::Quick | Profile::Long => quick,
             Profile::Full => full,
         };
         let train = |steps: usize, batch: usize, lr: f32| TrainConfig {
@@ -259,7 +282,7 @@ impl Config {
             model.flow = w2a_world::FlowConfig { width: 96, hidden: 192, sampling_steps: 2, ..model.flow };
             policy.hidden = 96;
         }
-        Self {
+        let config = Self {
             seed: 0,
             threads: 2,
             device: "cpu".into(),
@@ -274,6 +297,7 @@ impl Config {
             },
             world: WorldSection {
                 model,
+                skills: false,
                 autoencoder_videos: pick(16, 200, 200),
                 autoencoder_train: train(pick(40, 250, 300), 48, 3e-3),
                 flow_train: TrainConfig { ema: 0.998, ..train(pick(40, 1100, 1600), pick(8, 48, 48), 3e-3) },
@@ -286,6 +310,11 @@ impl Config {
             },
             align: AlignConfig { train: train(pick(40, 800, 800), 16, 1e-3), ..AlignConfig::default() },
             posttrain: PosttrainSection {
+                methods: Arm::ALL
+                    .into_iter()
+                    .filter(|arm| *arm != Arm::BaseWorld)
+                    .map(|arm| arm.name().into())
+                    .collect(),
                 stage2: PosttrainConfig {
                     rounds: pick(2, 3, 3),
                     scenes_per_round: pick(8, 96, 192),
@@ -301,7 +330,37 @@ impl Config {
                 dreamgen_videos: pick(8, 128, 256),
             },
             eval: EvalSection { scenes: pick(4, 120, 400), narrow_scenes: pick(2, 60, 100), batch: 50 },
-        }
+        };
+        if profile == Profile::Long { config.of_long_tasks() } else { config }
+    }
+
+    /// The same for the suite `long`, whose episodes are twice as long: fewer of them, and only the methods that tell a
+    /// world model with skills from one without.
+    fn of_long_tasks(self) -> Self {
+        let mut config = self;
+        config.data.suites = vec![Suite::Long.name().into()];
+        config.data.labelled = 240;
+        config.data.videos = 600;
+        config.data.posttrain_scenes = 192;
+        config.world.skills = true;
+        // The longest skill takes 18 to 19 chunks from where the hand let go before to the end.
+        config.world.model.flow.chunks = 20;
+        config.world.autoencoder_videos = 100;
+        config.world.flow_train.steps = 900;
+        let methods = [Arm::Base, Arm::BaseWorld, Arm::World2Act, Arm::Oracle];
+        config.posttrain.methods = methods.map(|arm| arm.name().into()).to_vec();
+        config
+    }
+
+    /// Control steps of a demonstration; validation sees to it that all tasks agree.
+    pub(crate) fn episode_steps(&self) -> usize {
+        let tasks = self.tasks().unwrap_or_default().into_iter();
+        tasks.map(|(suite, task)| w2a_sim::tasks(suite)[task].demo_steps).max().unwrap_or(0)
+    }
+
+    /// Chunks of an episode: what is imagined of it, and decided in it while post-training.
+    pub(crate) fn chunks(&self) -> usize {
+        self.episode_steps() / self.world.model.autoencoder.frames.max(1)
     }
 
     /// The tasks that take part: suite and number in it.
@@ -313,14 +372,13 @@ impl Config {
 
     /// The suites that take part.
     pub(crate) fn suites(&self) -> Result<Vec<Suite>, PipelineError> {
-        let known: Vec<Suite> = Suite::ALL.iter().copied().filter(|suite| *suite != Suite::Long).collect();
         self.data
             .suites
             .iter()
             .map(|name| {
-                known.iter().copied().find(|suite| suite.name() == name).ok_or_else(|| PipelineError::Config {
+                Suite::ALL.iter().copied().find(|suite| suite.name() == name).ok_or_else(|| PipelineError::Config {
                     key: "data.suites".into(),
-                    expected: format!("some of {:?}", known.iter().map(|suite| suite.name()).collect::<Vec<_>>()),
+                    expected: format!("some of {:?}", Suite::ALL.iter().map(|suite| suite.name()).collect::<Vec<_>>()),
                     got: format!("{name:?}"),
                 })
             })

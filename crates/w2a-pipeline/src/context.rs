@@ -54,6 +54,7 @@ impl Context {
             true => Manifest::load(&manifest_path)?,
             false => Manifest::new(env!("CARGO_PKG_VERSION"), request.config.seed, request.config.threads, &stages),
         };
+        request.until.plan().iter().for_each(|stage| manifest.add_stage(stage.name()));
         manifest.git = GitState::read(".").or(manifest.git);
         manifest.save(&manifest_path)?;
         // A pool that exists already was sized by an earlier run in this process, as in tests: its size stays.
@@ -84,9 +85,6 @@ impl Context {
     }
 
     fn save_stage(&mut self, stage: Stage, status: StageStatus, seconds: f64) -> Result<(), PipelineError> {
-        let before = self.manifest.stages.iter().find(|record| record.name == stage.name());
-        // Seconds add up over resumed runs.
-        let seconds = before.map_or(0.0, |record| record.seconds) + seconds;
         self.manifest.update_stage(stage.name(), status, seconds)?;
         Ok(self.manifest.save(self.out.join("manifest.json"))?)
     }

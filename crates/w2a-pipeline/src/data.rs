@@ -4,6 +4,7 @@ use w2a_data::{Dataset, DatasetSpec, DatasetWriter, Episode, Version};
 use w2a_report::DatasetRecord;
 use w2a_sim::{Range, Scene, Split, Suite, record_many, tasks};
 
+use crate::arms::Arm;
 use crate::context::Context;
 use crate::{Config, PipelineError};
 
@@ -30,6 +31,9 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
         (ORACLE, scenes(&context.config, Split::Posttrain, Range::Full, 0, data.posttrain_scenes)?, false),
     ];
     for (name, scenes, labelled) in corpora {
+        if name == WIDE && !Arm::WideLabels.takes_part(&context.config) {
+            continue;
+        }
         let dir = context.path(name);
         if !dir.exists() {
             context.progress.part(name);

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use w2a_data::ConvertError;
 use w2a_nn::NnError;
 use w2a_report::{EvalError, ManifestError, MetricsError};
 
@@ -53,6 +54,12 @@ pub enum PipelineError {
     /// A dataset.
     #[error(transparent)]
     Data(#[from] w2a_data::DatasetError),
+    /// Demonstrations of any format.
+    #[error(transparent)]
+    Source(Box<w2a_data::SourceError>),
+    /// A conversion.
+    #[error(transparent)]
+    Convert(Box<ConvertError>),
     /// The simulator.
     #[error(transparent)]
     Simulator(#[from] w2a_sim::SimError),
@@ -108,9 +115,11 @@ impl PipelineError {
             | Self::Artifact { .. }
             | Self::Data(_)
             | Self::Imagine(_)
+            | Self::Source(_)
             | Self::Manifest(ManifestError::Parse { .. })
             | Self::Metrics(MetricsError::Parse { .. } | MetricsError::Exists { .. })
             | Self::Eval(EvalError::Parse { .. }) => true,
+            Self::Convert(error) => !matches!(**error, ConvertError::Io { .. }),
             Self::Folder { source, .. } => source.kind() != io::ErrorKind::StorageFull,
             Self::Model(error) => match error {
                 NnError::Io { source, .. } => matches!(
@@ -122,6 +131,19 @@ impl PipelineError {
             },
             _ => false,
         }
+    }
+}
+
+// Boxed: they name several paths, and every result of this crate would be as large.
+impl From<w2a_data::SourceError> for PipelineError {
+    fn from(error: w2a_data::SourceError) -> Self {
+        Self::Source(Box::new(error))
+    }
+}
+
+impl From<ConvertError> for PipelineError {
+    fn from(error: ConvertError) -> Self {
+        Self::Convert(Box::new(error))
     }
 }
 

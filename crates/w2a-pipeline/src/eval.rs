@@ -4,18 +4,22 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use w2a_posttrain::{Record, Rollout};
-use w2a_report::{EpisodeResult, EvalInfo};
+use w2a_report::{ControlSteps, EpisodeResult, EvalInfo};
 use w2a_sim::{Range, Scene};
 
 use crate::arms::Arm;
 use crate::context::{Context, load_json, save_json};
 use crate::data::task_name;
-use crate::posttrain::{Shared, eval_scenes};
+use crate::posttrain::eval_scenes;
 use crate::progress::eval_part;
+use crate::stage2::{Actor, Shared};
 use crate::{Config, PipelineError};
 
 /// The arm the report is about.
 pub(crate) const HEADLINE: &str = "w2a";
+
+/// The same numbers with every method paired with the one whose world model knows no skills.
+pub(crate) const AGAINST_BASE_WORLD: &str = "eval_info_vs_base_wm.json";
 
 /// The ranges of scenes, as file names call them.
 pub(crate) const FULL: &str = "full";
@@ -33,21 +37,33 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     }
     let seconds = start.elapsed().as_secs_f64();
     let base = Arm::Base.name();
-    EvalInfo::build(&all, HEADLINE, base, seconds, &BTreeMap::new())?.save(context.path("eval_info.json"))?;
-    EvalInfo::build(&without_shift, HEADLINE, base, seconds, &BTreeMap::new())?
-        .save(context.path("eval_info_narrow.json"))?;
+    let mut files = vec![(&all, base, "eval_info.json"), (&without_shift, base, "eval_info_narrow.json")];
+    if Arm::BaseWorld.takes_part(&context.config) {
+        files.push((&all, Arm::BaseWorld.name(), AGAINST_BASE_WORLD));
+    }
+    let steps = control_steps(&context.config);
+    for (results, base, file) in files {
+        EvalInfo::build(results, HEADLINE, base, seconds, &BTreeMap::new(), steps)?.save(context.path(file))?;
+    }
     Ok(())
+}
+
+/// How long the demonstrations of the run's tasks and its imagination are.
+pub(crate) fn control_steps(config: &Config) -> ControlSteps {
+    let imagined = config.world.model.autoencoder.frames * config.chunks();
+    ControlSteps { demonstration: config.episode_steps() as u32, imagination: imagined as u32 }
 }
 
 /// What is evaluated, in order: every arm and seed on scenes of the full range, and on the narrow one the arms that show
 /// what the shift costs.
 pub(crate) fn runs(config: &Config) -> Vec<(Arm, usize, &'static str)> {
-    let full = Arm::ALL.into_iter().flat_map(|arm| (0..arm.seeds(config)).map(move |seed| (arm, seed, FULL)));
-    full.chain([Arm::Base, Arm::World2Act, Arm::WideLabels].map(|arm| (arm, 0, NARROW))).collect()
+    let full = Arm::taking_part(config).flat_map(|arm| (0..arm.seeds(config)).map(move |seed| (arm, seed, FULL)));
+    let shown = [Arm::Base, Arm::World2Act, Arm::WideLabels].into_iter().filter(|arm| arm.takes_part(config));
+    full.chain(shown.map(|arm| (arm, 0, NARROW))).collect()
 }
 
 /// Episodes of one arm and seed; loaded if they were run before.
-fn evaluate(
+pub(crate) fn evaluate(
     context: &Context,
     shared: &Shared,
     arm: Arm,
@@ -56,25 +72,37 @@ fn evaluate(
     range: &str,
 ) -> Result<Vec<EpisodeResult>, PipelineError> {
     let part = eval_part(arm, seed, range);
+    let actor = || arm.actor(context, shared, seed, arm.gain(context, seed)?);
+    evaluate_as(context, shared, (arm.name(), seed), &part, scenes, actor)
+}
+
+/// Episodes of what `actor` makes, under a method's name and a seed; loaded if they were run before. `part` names the file
+/// and the part of the run.
+pub(crate) fn evaluate_as<'a>(
+    context: &Context,
+    shared: &Shared,
+    (method, seed): (&str, usize),
+    part: &str,
+    scenes: &[Scene],
+    actor: impl FnOnce() -> Result<Actor<'a>, PipelineError>,
+) -> Result<Vec<EpisodeResult>, PipelineError> {
     let path = context.path(&format!("{part}.json"));
     if path.exists() {
         return load_json(&path, "eval");
     }
     let chunk_len = context.config.world.model.autoencoder.frames;
     let horizon = scenes.iter().map(|scene| scene.task_info().horizon).max().unwrap_or(0);
-    let gain = arm.gain(context, seed)?;
-    context.progress.part(&part);
-    let tick = |done| context.progress.tick(done, scenes.len(), &format!("{} on {range} range", arm.name()));
-    let rollouts =
-        shared.rollouts(context, (arm, seed, gain), scenes, horizon.div_ceil(chunk_len), Record::Outcome, tick)?;
-    let results: Vec<EpisodeResult> = rollouts.iter().map(|rollout| result(arm, seed, rollout)).collect();
+    context.progress.part(part);
+    let tick = |done| context.progress.tick(done, scenes.len(), part);
+    let rollouts = shared.rollouts(context, actor()?, scenes, horizon.div_ceil(chunk_len), Record::Outcome, tick)?;
+    let results: Vec<EpisodeResult> = rollouts.iter().map(|rollout| result(method, seed, rollout)).collect();
     save_json(&path, &results)?;
     Ok(results)
 }
 
-fn result(arm: Arm, seed: usize, rollout: &Rollout) -> EpisodeResult {
+fn result(method: &str, seed: usize, rollout: &Rollout) -> EpisodeResult {
     EpisodeResult {
-        method: arm.name().to_owned(),
+        method: method.to_owned(),
         task: task_name(&rollout.scene),
         suite: rollout.scene.suite().to_string(),
         scene: rollout.scene.to_string(),

@@ -2,19 +2,26 @@
 //! report. Each stage writes what the next one reads into the run's folder, so a run that was killed continues where it
 //! was.
 
+mod ablation;
+mod ablation_page;
 mod align;
 mod arms;
+mod clips;
 mod config;
 mod context;
+mod corpus;
 mod data;
+mod data_tools;
 mod error;
 mod eval;
+mod horizon;
 mod imagine;
 mod parity;
 mod policy;
 mod posttrain;
 mod progress;
 mod report;
+mod stage2;
 mod validate;
 mod weights;
 mod world;
@@ -24,6 +31,7 @@ use std::path::{Path, PathBuf};
 pub use config::{
     AlignSection, Config, DataSection, EvalSection, PolicySection, PosttrainSection, Profile, Stage, WorldSection,
 };
+pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use error::PipelineError;
 pub use imagine::{
     ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
@@ -32,6 +40,10 @@ pub use parity::{Parity, parity};
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;
 pub use weights::{convert_weights, list_weights};
+
+/// How [`convert_data`] converts, and the versions it can write.
+pub use w2a_data::video::Encoding;
+pub use w2a_data::{ConvertOptions, Version as DatasetVersion};
 
 use context::Context;
 
@@ -44,7 +56,7 @@ pub struct Request {
     pub out: PathBuf,
     /// Whether to continue an existing run.
     pub resume: bool,
-    /// The last stage to run; earlier ones run first where they are not done.
+    /// The last stage to run; those before it run first where they are not done.
     pub until: Stage,
 }
 
@@ -53,7 +65,7 @@ pub struct Request {
 pub struct Outcome {
     /// A few lines for the terminal.
     pub summary: String,
-    /// The report, if that stage ran.
+    /// The page, if that stage ran: the report, or that of the ablation.
     pub report: Option<PathBuf>,
 }
 
@@ -64,23 +76,28 @@ pub struct Outcome {
 /// diverges, a full disk. What earlier stages computed stays.
 pub fn run(request: &Request) -> Result<Outcome, PipelineError> {
     request.config.validate()?;
+    if request.until == Stage::Ablation {
+        ablation::check(&request.config)?;
+    }
     align::check_init(request)?;
     let mut context = Context::open(request)?;
     let mut report = None;
-    for stage in Stage::ALL.into_iter().filter(|stage| *stage <= request.until) {
+    for stage in request.until.plan() {
         context.begin(stage)?;
         match stage {
             Stage::Data => data::run(&mut context)?,
             Stage::World => world::run(&mut context)?,
-            Stage::Policy => policy::run(&mut context)?,
+            Stage::Policy => policy::run(&mut context, request.until != Stage::Ablation)?,
             Stage::Align => align::run(&mut context)?,
             Stage::Posttrain => posttrain::run(&mut context)?,
             Stage::Eval => eval::run(&mut context)?,
             Stage::Report => report = Some(report::run(&mut context)?),
+            Stage::Ablation => report = Some(ablation::run(&mut context)?),
         }
         context.end(stage)?;
     }
-    let summary = report::summary(&context)?;
+    let summary =
+        if request.until == Stage::Ablation { ablation_page::summary(&context)? } else { report::summary(&context)? };
     Ok(Outcome { summary, report })
 }
 

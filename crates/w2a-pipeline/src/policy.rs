@@ -6,16 +6,22 @@ use w2a_policy::{DemonstrationSet, MiniPolicy, PolicyNet, SlowPolicy, train_poli
 use w2a_sim::ACTION_NAMES;
 
 use crate::PipelineError;
+use crate::arms::Arm;
 use crate::context::{Context, depends, model};
 use crate::data::{NARROW, WIDE, episodes};
 
 pub(crate) const BASE: &str = "policy/base";
 pub(crate) const CEILING: &str = "policy/base_wide_labels";
 
-pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
+/// Trains the base policy and, if asked for, the ceiling.
+pub(crate) fn run(context: &mut Context, with_ceiling: bool) -> Result<(), PipelineError> {
     for (name, dataset) in [(BASE, NARROW), (CEILING, WIDE)] {
+        if name == CEILING && !with_ceiling {
+            continue;
+        }
         let config = context.config.policy.clone();
-        if Checkpoint::new(context.path(name)).step()? >= config.train.steps {
+        let takes_part = name == BASE || Arm::WideLabels.takes_part(&context.config);
+        if !takes_part || Checkpoint::new(context.path(name)).step()? >= config.train.steps {
             continue;
         }
         // Every arm acts through the statistics of the narrow labels, so the ceiling is trained with them too.

@@ -2,19 +2,22 @@
 
 use std::cell::Cell;
 
+use w2a_align::LossVariant;
+use w2a_posttrain::{Form, PosttrainConfig};
 use w2a_report::Progress;
 
 use crate::arms::Arm;
 use crate::data::{NARROW, ORACLE, VIDEO, WIDE};
 use crate::policy::{BASE, CEILING};
 use crate::posttrain::{IDM, IMAGINATION};
-use crate::world::{AUTOENCODER, FLOW};
-use crate::{Config, Stage, align};
+use crate::stage2::scales;
+use crate::world::{AUTOENCODER, Imaginer, POSTTRAIN, TUNE};
+use crate::{Config, Stage, ablation, align};
 
-pub(crate) const CORPUS: &str = "latents/corpus";
-pub(crate) const IMAGINED_POSTTRAIN: &str = "latents/imagined_posttrain";
-pub(crate) const IMAGINED_TUNE: &str = "latents/imagined_tune";
 pub(crate) const DEMONSTRATIONS: &str = "align/demonstrations";
+
+/// Control steps of the episodes that the seconds below are of.
+const EPISODE_STEPS: f64 = 64.0;
 
 /// Seconds on two cores, measured once. Only their ratios matter: the speed of a machine is measured on the way.
 mod seconds {
@@ -43,51 +46,61 @@ mod seconds {
 /// The parts of a stage in the order they run: the name of each and its expected cost.
 fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
     let part = |name: &str, cost: f64| (name.to_owned(), cost);
-    let per_task = |count: usize| (count * task_count(config)) as f64;
+    // Per episode; those of other tasks may be longer.
+    let length = config.episode_steps() as f64 / EPISODE_STEPS;
+    let per_task = |count: usize| (count * task_count(config)) as f64 * length;
     let train = |train: &w2a_nn::TrainConfig, cost: f64| (train.steps * train.batch) as f64 * cost;
     let (data, world, after) = (&config.data, &config.world, &config.posttrain);
     let flow = flow_cost(config);
     match stage {
         Stage::Data => {
             let counts = [data.labelled, data.labelled, data.videos, data.posttrain_scenes];
-            let names = [NARROW, WIDE, VIDEO, ORACLE];
-            names.iter().zip(counts).map(|(name, count)| part(name, per_task(count) * seconds::RECORDED)).collect()
+            let names = [NARROW, WIDE, VIDEO, ORACLE].into_iter().zip(counts);
+            let recorded = names.filter(|(name, _)| *name != WIDE || Arm::WideLabels.takes_part(config));
+            recorded.map(|(name, count)| part(name, per_task(count) * seconds::RECORDED)).collect()
         }
         Stage::World => {
             // A forward pass without gradients costs about a third of an update.
             let imagine = flow * world.model.flow.sampling_steps as f64 / 3.0;
-            vec![
-                part(AUTOENCODER, train(&world.autoencoder_train, seconds::AUTOENCODER)),
-                part(CORPUS, per_task(data.videos + data.labelled) * seconds::VIDEO),
-                part(FLOW, train(&world.flow_train, flow)),
-                part(IMAGINED_POSTTRAIN, per_task(data.posttrain_scenes) * imagine),
-                part(IMAGINED_TUNE, per_task(data.tune_scenes) * imagine),
-            ]
+            let mut parts = vec![part(AUTOENCODER, train(&world.autoencoder_train, seconds::AUTOENCODER))];
+            for imaginer in Imaginer::all(config) {
+                let videos = per_task(data.videos + data.labelled);
+                parts.push((imaginer.corpus(), videos * seconds::VIDEO));
+                parts.push((imaginer.flow(), train(&world.flow_train, flow)));
+            }
+            for imaginer in Imaginer::all(config) {
+                for (which, count) in [(POSTTRAIN, data.posttrain_scenes), (TUNE, data.tune_scenes)] {
+                    parts.push((imaginer.imagined(which), per_task(count) * imagine));
+                }
+            }
+            parts
         }
-        Stage::Policy => [BASE, CEILING].map(|name| part(name, train(&config.policy.train, seconds::POLICY))).to_vec(),
+        Stage::Policy => {
+            let trained = [BASE, CEILING].into_iter();
+            let trained = trained.filter(|name| *name == BASE || Arm::WideLabels.takes_part(config));
+            trained.map(|name| part(name, train(&config.policy.train, seconds::POLICY))).collect()
+        }
         Stage::Align => {
             let windows = if config.align.sliding_windows { world.model.autoencoder.frames + 1 } else { 1 };
             vec![
                 part(DEMONSTRATIONS, per_task(data.labelled * windows) * seconds::VIDEO),
-                part(align::ADAPTERS, train(&config.align.train, seconds::ADAPTERS)),
+                part(align::ADAPTERS, train(&config.align.train, seconds::ADAPTERS) * length),
             ]
         }
         Stage::Posttrain => {
-            let stage2 = &after.stage2;
-            let rollouts = stage2.rounds * stage2.scenes_per_round;
-            let updates = stage2.rounds * stage2.updates_per_round * stage2.train.batch;
-            let residual = rollouts as f64 * seconds::EPISODE + updates as f64 * seconds::RESIDUAL;
-            let mut parts = vec![
-                part(IDM, train(&after.idm_train, seconds::POLICY)),
-                part(IMAGINATION, per_task(data.posttrain_scenes) * seconds::LABELLED),
-            ];
-            for arm in Arm::ALL.into_iter().filter(|arm| arm.is_trained(config)) {
-                let fine_tuned = arm.residual(config).is_none();
-                let tried = if fine_tuned { after.shares.len() } else { after.gains.len() };
-                let cost = if fine_tuned { train(&config.policy.fine_tune, seconds::POLICY) } else { residual };
+            let mut parts = Vec::new();
+            if Arm::taking_part(config).any(Arm::needs_labels) {
+                parts.push(part(IDM, train(&after.idm_train, seconds::POLICY)));
+            }
+            parts.push(part(IMAGINATION, per_task(data.posttrain_scenes) * seconds::LABELLED));
+            for arm in Arm::taking_part(config).filter(|arm| arm.is_trained(config)) {
+                let (tried, cost) = match arm.residual(config) {
+                    Some((stage2, _)) => (scales(config, stage2.form).len(), stage2_cost(config, &stage2) * length),
+                    None => (after.shares.len(), train(&config.policy.fine_tune, seconds::POLICY)),
+                };
                 for seed in 0..arm.seeds(config) {
                     parts.push((arm.folder(seed), cost));
-                    parts.push((gain_part(arm, seed), per_task(tried * data.tune_scenes) * seconds::EPISODE));
+                    parts.push((gain_part(&arm.folder(seed)), per_task(tried * data.tune_scenes) * seconds::EPISODE));
                 }
             }
             parts
@@ -100,12 +113,50 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
                 .collect()
         }
         Stage::Report => vec![part("report", seconds::REPORT)],
+        Stage::Ablation => {
+            let windows = if config.align.sliding_windows { world.model.autoencoder.frames + 1 } else { 1 };
+            let mut parts = vec![part(DEMONSTRATIONS, per_task(data.labelled * windows) * seconds::VIDEO)];
+            for contrast in LossVariant::ALL {
+                parts.push((ablation::adapters_folder(contrast), train(&config.align.train, seconds::ADAPTERS)));
+            }
+            parts.push(part(IDM, train(&after.idm_train, seconds::POLICY)));
+            parts.push(part(IMAGINATION, per_task(data.posttrain_scenes) * seconds::LABELLED));
+            let evaluated = per_task(config.eval.scenes) * seconds::EPISODE;
+            parts.push((eval_part(Arm::Base, 0, crate::eval::FULL), evaluated));
+            for row in ablation::rows(config) {
+                let tried = scales(config, row.stage2.form).len();
+                for seed in 0..after.seeds {
+                    let (name, choice) = (row.folder(config, seed), per_task(tried * data.tune_scenes));
+                    parts.push((name.clone(), stage2_cost(config, &row.stage2)));
+                    parts.push((gain_part(&name), choice * seconds::EPISODE));
+                }
+                parts.extend((0..after.seeds).map(|seed| (row.eval_part(config, seed), evaluated)));
+            }
+            parts
+        }
     }
 }
 
-/// Name of the choice of an arm's scale.
-pub(crate) fn gain_part(arm: Arm, seed: usize) -> String {
-    format!("{}/gain", arm.folder(seed))
+/// Expected seconds of a training of stage 2.
+fn stage2_cost(config: &Config, stage2: &PosttrainConfig) -> f64 {
+    let rollouts = (stage2.rounds * stage2.scenes_per_round) as f64;
+    let updates = (stage2.rounds * stage2.updates_per_round * stage2.train.batch) as f64;
+    let update = match stage2.form {
+        Form::Latent | Form::Action => seconds::RESIDUAL,
+        // The policy itself is differentiated, at every chunk.
+        Form::Lora => config.world.model.flow.chunks as f64 * seconds::POLICY,
+    };
+    rollouts * seconds::EPISODE + updates * update
+}
+
+/// Name of the choice of the scale of a training.
+pub(crate) fn gain_part(name: &str) -> String {
+    format!("{name}/gain")
+}
+
+/// Name of the evaluation of a training of the ablation.
+pub(crate) fn ablation_eval_part(name: &str) -> String {
+    format!("{name}/eval")
 }
 
 /// Name of the evaluation of an arm.
@@ -142,8 +193,7 @@ const WHOLE: f64 = 1e4;
 impl RunProgress {
     /// The plan of a run up to the stage `until`.
     pub fn new(config: &Config, until: Stage) -> Self {
-        let stages = Stage::ALL.into_iter().filter(|stage| *stage <= until);
-        let plan: Vec<_> = stages.map(|stage| (stage, parts(config, stage))).collect();
+        let plan: Vec<_> = until.plan().into_iter().map(|stage| (stage, parts(config, stage))).collect();
         let sum = |parts: &[(String, f64)]| parts.iter().map(|(_, cost)| cost).sum::<f64>();
         let shares: Vec<(&str, f64)> = plan.iter().map(|(stage, parts)| (stage.name(), sum(parts))).collect();
         Self { shown: Progress::new(&shares), plan, stage: Cell::new(None), span: Cell::new(None) }
@@ -207,7 +257,7 @@ mod tests {
     fn every_part_has_a_name_of_its_own_and_a_cost() {
         for profile in Profile::ALL {
             let config = Config::profile(profile);
-            for stage in Stage::ALL {
+            for stage in Stage::ALL.into_iter().chain([Stage::Ablation]) {
                 let parts = parts(&config, stage);
                 let names: std::collections::BTreeSet<&String> = parts.iter().map(|(name, _)| name).collect();
                 assert!(names.len() == parts.len() && !parts.is_empty(), "{parts:?}");

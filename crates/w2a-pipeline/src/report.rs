@@ -6,35 +6,42 @@ use w2a_posttrain::{GainChoice, Record, Rollout};
 use w2a_report::svg::{BarChart, LinePlot, ScatterPlot};
 use w2a_report::{
     Clip, EvalInfo, Picture, Report, Scenes, StripRow, curve, human_duration, method_label, outcome_sentence,
-    read_metrics, side_by_side, spaced, stats, success_chart, success_table, task_table,
+    read_metrics, side_by_side, spaced, stats, success_chart, success_table, task_table, time_chart,
 };
-use w2a_sim::{Range, Scene};
+use w2a_sim::{Range, Scene, Split};
 use w2a_world::{GridVideo, WorldModel};
 
 use crate::PipelineError;
 use crate::arms::Arm;
+use crate::clips::ClipList;
 use crate::context::{Context, load_json, model};
-use crate::eval::HEADLINE;
-use crate::posttrain::{ImaginationReport, Shared, eval_scenes};
-use crate::world;
+use crate::data::scenes;
+use crate::eval::{AGAINST_BASE_WORLD, HEADLINE};
+use crate::horizon::Horizon;
+use crate::posttrain::{ImaginationReport, eval_scenes};
+use crate::stage2::{Shared, gain_path};
+use crate::world::{self, Dreamer, Imaginer};
 
 const BASE: &str = "base";
 
 pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
     let info = EvalInfo::load(context.path("eval_info.json"))?;
     let narrow = EvalInfo::load(context.path("eval_info_narrow.json"))?;
-    let imagination: ImaginationReport = load_json(&context.path("posttrain/imagination.json"), "posttrain")?;
     let config = &context.config;
     let report = Report::new("World2Act on the embedded benchmark", &outcome_sentence(&info, BASE))
-        .kicker("Post-training a frozen policy from a world model's imagination, without reward, labels or decoded pixels.")
+        .kicker(
+            "Post-training a frozen policy from a world model's imagination, without reward, labels or decoded pixels.",
+        )
         .hero(
             &success_chart(&info, BASE, Scenes::All, "Success on held-out scenes").render(),
             "Dot: share of episodes solved. Bar: 95 % interval. Dashed line and band: the frozen base policy and its \
              interval. Hollow dots are controls and bounds.",
         )
         .section("What was done")
-        .prose(&what_was_done(context, &narrow))
-        .note(&paper_note(context, &info)?)
+        .prose(&what_was_done(context, &narrow)?);
+    let notes = [paper_note(context, &info)?, skills_note(context)?];
+    let report = notes.into_iter().flatten().fold(report, |report, note| report.note(&note));
+    let report = report
         .section("Results")
         .plots(&[
             (success_chart(&info, BASE, Scenes::InSupport, "Where demonstrations lie").render(), ""),
@@ -43,23 +50,22 @@ pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
         .table(
             &success_table(&info, BASE),
             "Small numbers are 95 % Wilson intervals that count repeated scenes and seeds once. Won / lost: episodes \
-             solved that the base policy failed, and the other way round. p: exact McNemar test by scene.",
+             solved that the base policy failed, and the other way round. p: exact McNemar test by scene. The third column \
+             counts what was solved while there was imagination, out of the same episodes.",
+        )
+        .heading("Over time")
+        .plot(
+            &time_chart(&info, BASE).render(),
+            "Share of all held-out scenes solved within so many control steps, over all seeds. Past the marked length of the \
+             imagination there is nothing a policy could have been pulled towards. Dashed: controls and bounds.",
         )
         .heading("By task")
-        .table(&task_table(&info, &[BASE, "dreamgen", HEADLINE, "base_wide_labels"]), "")
+        .table(&task_table(&info, &[BASE, "dreamgen", "w2a_base_wm", HEADLINE, "base_wide_labels"]), "")
         .section("Learning")
         .plots(&learning(context)?)
         .section("Imagined and executed")
-        .prose(&format!(
-            "On {} scenes nobody trained on, the imagined latents are off by {:.2} (mean squared, normalised; {:.2} if \
-             nothing moved). The inverse dynamics model reads actions off real video with a mean absolute error of {:.3}, \
-             off imagined video with {:.3}.",
-            imagination.scenes,
-            imagination.latent_error,
-            imagination.latent_error_still,
-            imagination.idm_error_real,
-            imagination.idm_error_imagined
-        ));
+        .prose(&imagination_in_words(context)?)
+        .plots(&horizon_plots(&load_json(&context.path(world::HORIZON), "world")?));
     let report = films(context, report)?
         .section("Choosing the scale without labels")
         .prose(
@@ -110,29 +116,122 @@ pub(crate) fn summary(context: &Context) -> Result<String, PipelineError> {
     Ok(out)
 }
 
-fn what_was_done(context: &Context, narrow: &EvalInfo) -> String {
+fn what_was_done(context: &Context, narrow: &EvalInfo) -> Result<String, PipelineError> {
     let data = &context.config.data;
     let tasks = context.config.tasks().map_or(0, |tasks| tasks.len());
     let near = |name: &str| narrow.methods.get(name).and_then(|method| method.all.pc_success).unwrap_or(f64::NAN);
-    format!(
+    Ok(format!(
         "Suites: {}; tasks: {tasks}. Labelled demonstrations ({} per task) cover a part of the table; the evaluation covers all \
          of it. A world model saw {} action-free videos per task of the whole table and imagined how each of {} \
          post-training scenes per task should unfold; a residual policy was pulled towards what was imagined. The base \
          policy itself stays frozen.\n\nWithout the shift, on scenes where demonstrations lie, the base policy solves \
-         {:.1} %, and with the residual {:.1} %.",
+         {:.1} %, and with the residual {:.1} %.{}",
         data.suites.join(", "),
         data.labelled,
         data.videos,
         data.posttrain_scenes,
         near(BASE),
-        near(HEADLINE)
-    )
+        near(HEADLINE),
+        skills_in_words(context)?
+    ))
+}
+
+/// How videos were cut into skills, and how an episode is imagined from them; nothing without skills.
+fn skills_in_words(context: &Context) -> Result<String, PipelineError> {
+    if !context.config.world.skills {
+        return Ok(String::new());
+    }
+    let clips: ClipList = load_json(&context.path(&format!("{}_clips.json", Imaginer::Main.corpus())), "world")?;
+    let kept = clips.videos.saturating_sub(clips.dropped.len());
+    let mut plans = Vec::new();
+    for scene in scenes(&context.config, Split::Eval, Range::Full, 0, 1)? {
+        let plan = clips.plan(&scene, context.config.chunks())?;
+        plans.extend(plan.iter().map(|skill| format!("“{}” {}", skill.prompt, skill.chunks)));
+    }
+    let mut words = format!(
+        "\n\nThe world model knows skills (Skill-WM): the gripper's aperture cut {kept} of {} videos ({:.1} %) into as many \
+         grasp cycles as their task has atomic prompts, {} clips in all. It imagines prompt by prompt, each from the last \
+         frame of the one before, for as many chunks as the skill took in the videos: {}.",
+        clips.videos,
+        100.0 * kept as f64 / clips.videos.max(1) as f64,
+        clips.clips.len(),
+        plans.join(", ")
+    );
+    if Arm::BaseWorld.takes_part(&context.config) {
+        words += &format!(
+            " The one it is compared with (Base-WM) is the same network, trained for as many updates on windows of {} chunks \
+             of the same videos under the whole instruction, which it is given again for every window it imagines.",
+            context.config.world.model.flow.chunks
+        );
+    }
+    Ok(words)
+}
+
+fn imagination_in_words(context: &Context) -> Result<String, PipelineError> {
+    let found: ImaginationReport = load_json(&context.path("posttrain/imagination.json"), "posttrain")?;
+    let mut words = format!(
+        "On scenes nobody trained on, the imagined latents are off by {:.2} (mean squared, normalised; {:.2} if nothing \
+         moved).",
+        found.latent_error, found.latent_error_still
+    );
+    if let (Some(real), Some(imagined)) = (found.idm_error_real, found.idm_error_imagined) {
+        words += &format!(
+            " On {} of them the inverse dynamics model reads actions off real video with a mean absolute error of \
+             {real:.3}, off imagined video with {imagined:.3}.",
+            found.scenes
+        );
+    }
+    Ok(words)
+}
+
+/// Distance of imagination and real video over the chunks of an episode.
+fn horizon_plots(horizon: &Horizon) -> Vec<(w2a_report::Html, &'static str)> {
+    let points = |values: &[f64]| -> Vec<(f64, f64)> { (1..).map(f64::from).zip(values.iter().copied()).collect() };
+    let mut error = LinePlot::new("Error over the horizon", "chunk", "squared error").include_y(0.0, 0.0);
+    let mut frechet = LinePlot::new("Fréchet distance over the horizon", "chunk", "distance").include_y(0.0, 0.0);
+    for model in &horizon.models {
+        error = error.series(&model.name, &points(&model.latent_error));
+        frechet = frechet.series(&model.name, &points(&model.frechet));
+    }
+    let still = points(&horizon.still_error);
+    vec![
+        (
+            error.series("nothing moves", &still).dashed().render(),
+            "Imagined latents against real ones of the same scene, normalised. It also counts what cannot be known.",
+        ),
+        (
+            frechet.render(),
+            "Between Gaussian fits, entry by entry, of all imagined and of all real latents: what is shifted or blurred \
+             counts, which scene it belongs to does not.",
+        ),
+    ]
+}
+
+/// What a world model with skills did against one without, in words that follow from the numbers.
+fn skills_note(context: &Context) -> Result<Option<String>, PipelineError> {
+    if !Arm::BaseWorld.takes_part(&context.config) {
+        return Ok(None);
+    }
+    let info = EvalInfo::load(context.path(AGAINST_BASE_WORLD))?;
+    let of = |name: &str| info.methods.get(name);
+    let success = |name: &str| of(name).and_then(|method| method.all.pc_success).unwrap_or(f64::NAN);
+    let Some(paired) = of(HEADLINE).and_then(|method| method.paired_vs_base.as_ref()) else { return Ok(None) };
+    Ok(Some(format!(
+        "**Skill-WM against Base-WM**: post-trained on imagination skill by skill, the policy solves {:.1} %, on windows \
+         under the whole instruction {:.1} %; {}. {} episodes won and {} lost, p = {:.3} (exact McNemar test by scene).",
+        success(HEADLINE),
+        success(Arm::BaseWorld.name()),
+        if paired.p_value < 0.05 { "the difference is clear" } else { "no clear difference" },
+        paired.won,
+        paired.lost,
+        paired.p_value
+    )))
 }
 
 /// What the paper's own objective did, in words that follow from the numbers.
-fn paper_note(context: &Context, info: &EvalInfo) -> Result<String, PipelineError> {
+fn paper_note(context: &Context, info: &EvalInfo) -> Result<Option<String>, PipelineError> {
     let Some(paired) = info.methods.get("w2a_infonce").and_then(|method| method.paired_vs_base.as_ref()) else {
-        return Ok(String::new());
+        return Ok(None);
     };
     let gains: Vec<String> = (0..Arm::Infonce.seeds(&context.config))
         .map(|seed| Ok(Arm::Infonce.gain(context, seed)?.to_string()))
@@ -142,13 +241,13 @@ fn paper_note(context: &Context, info: &EvalInfo) -> Result<String, PipelineErro
         (true, false) => "made things worse here",
         (false, _) => "made no clear difference here",
     };
-    Ok(format!(
+    Ok(Some(format!(
         "**The paper's own objective** (InfoNCE between imagined latents and bent actions) {verdict}: against the base \
          policy {} episodes won and {} lost, at the scale the label-free rule chose for each seed ({}; 0 is the base itself).",
         paired.won,
         paired.lost,
         gains.join(", ")
-    ))
+    )))
 }
 
 fn learning(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, PipelineError> {
@@ -163,7 +262,10 @@ fn learning(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, 
         }
         plot.render()
     };
-    let arms = [Arm::World2Act, Arm::Infonce, Arm::Oracle, Arm::Shuffled];
+    let arms = [Arm::World2Act, Arm::BaseWorld, Arm::Infonce, Arm::Oracle, Arm::Shuffled];
+    let flows: Vec<(&str, String)> =
+        Imaginer::all(&context.config).map(|imaginer| (imaginer.label(&context.config), imaginer.flow())).collect();
+    let flows: Vec<(&str, &str)> = flows.iter().map(|(label, stage)| (*label, stage.as_str())).collect();
     let mut cosine = LinePlot::new("Stage 2", "update", "cosine to the target").include_y(0.0, 1.0);
     for arm in arms {
         let points = curve(&lines, &arm.folder(0), "rollout_cosine");
@@ -176,10 +278,7 @@ fn learning(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, 
             plot("Video autoencoder", &[("pixels", world::AUTOENCODER)], "pixel_mse"),
             "Mean squared error of pixels in [-1, 1].",
         ),
-        (
-            plot("Latent video model", &[("latents", world::FLOW)], "latent_mse"),
-            "Error of the predicted clean latents.",
-        ),
+        (plot("Latent video model", &flows, "latent_mse"), "Error of the predicted clean latents."),
         (
             plot(
                 "Policies",
@@ -204,38 +303,44 @@ fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
     if scenes.is_empty() {
         return Ok(report);
     }
-    let chunks = context.config.world.model.flow.chunks;
-    let first = world::first_frames(context.config.threads, &scenes)?;
-    let words: Vec<&str> = scenes.iter().map(|scene| scene.task_info().instruction).collect();
-    let mut rng = w2a_data::stream(context.config.seed, "imagine/report");
-    let imagined = model(shared.world.decode(&model(shared.world.imagine(&first, &words, chunks, &mut rng))?))?;
+    let chunks = context.config.chunks();
+    let dreamt = |imaginer: Imaginer| -> Result<Vec<GridVideo>, PipelineError> {
+        let latents = Dreamer::load(context, imaginer)?.imagine(context, &scenes, "imagine/report")?;
+        model(shared.world.decode(&latents))
+    };
+    let imagined: Vec<(Imaginer, Vec<GridVideo>)> = Imaginer::all(&context.config)
+        .map(|imaginer| Ok((imaginer, dreamt(imaginer)?)))
+        .collect::<Result<_, PipelineError>>()?;
     let run = |arm: Arm| -> Result<Vec<Rollout>, PipelineError> {
-        let gain = arm.gain(context, 0)?;
-        shared.rollouts(context, (arm, 0, gain), &scenes, chunks, Record::Video, |_| {})
+        let actor = arm.actor(context, &shared, 0, arm.gain(context, 0)?)?;
+        shared.rollouts(context, actor, &scenes, chunks, Record::Video, |_| {})
     };
     let (base, ours) = (run(Arm::Base)?, run(Arm::World2Act)?);
     let mut report = report;
     let mut clips = Vec::new();
     for (index, scene) in scenes.iter().enumerate() {
-        let dreamt = pictures(&imagined[index])?;
+        let dreams = imagined
+            .iter()
+            .map(|(imaginer, videos)| Ok((imaginer.label(&context.config), pictures(&videos[index])?)))
+            .collect::<Result<Vec<_>, PipelineError>>()?;
         let film = |rollout: &Rollout| rollout.video.as_ref().map_or(Ok(Vec::new()), pictures);
         let (before, after) = (film(&base[index])?, film(&ours[index])?);
         let verdict = |rollout: &Rollout| if rollout.success { "solved" } else { "failed" };
         let strip = |label: String, frames: &[Picture]| StripRow { label, frames: spaced(frames, 9) };
-        report = report.filmstrip(
-            &[
-                strip("Imagined".into(), &dreamt),
-                strip(format!("World2Act, {}", verdict(&ours[index])), &after),
-                strip(format!("Base, {}", verdict(&base[index])), &before),
-            ],
-            &format!("“{}”, scene {scene}; both cameras side by side.", scene.task_info().instruction),
-        )?;
-        clips.push(Clip {
-            title: format!("Scene {}", index + 1),
-            labels: vec!["Imagined".into(), "World2Act".into()],
-            frames: side_by_side(&dreamt, &after, 2)?,
-            frames_per_s: 10,
-        });
+        let name = |label: &str| if dreams.len() > 1 { format!("Imagined, {label}") } else { "Imagined".to_owned() };
+        let mut rows: Vec<StripRow> = dreams.iter().map(|(label, frames)| strip(name(label), frames)).collect();
+        rows.push(strip(format!("World2Act, {}", verdict(&ours[index])), &after));
+        rows.push(strip(format!("Base, {}", verdict(&base[index])), &before));
+        let caption = format!("“{}”, scene {scene}; both cameras side by side.", scene.task_info().instruction);
+        report = report.filmstrip(&rows, &caption)?;
+        if let Some((_, dreamt)) = dreams.first() {
+            clips.push(Clip {
+                title: format!("Scene {}", index + 1),
+                labels: vec!["Imagined".into(), "World2Act".into()],
+                frames: side_by_side(dreamt, &after, 2)?,
+                frames_per_s: 10,
+            });
+        }
     }
     Ok(report.clips(&clips, "The same scenes, moving.")?)
 }
@@ -248,8 +353,9 @@ pub(crate) fn pictures(video: &GridVideo) -> Result<Vec<Picture>, PipelineError>
 fn gain_plots(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, PipelineError> {
     let mut distance = LinePlot::new("Distance to the imagination", "scale", "latent distance");
     let mut success = LinePlot::new("Success on the same scenes", "scale", "success").include_y(0.0, 1.0);
-    for arm in [Arm::World2Act, Arm::Infonce, Arm::Regression, Arm::Dreamgen, Arm::Shuffled] {
-        let choice: GainChoice = load_json(&context.path(&arm.folder(0)).join("gain.json"), "posttrain")?;
+    let arms = [Arm::World2Act, Arm::BaseWorld, Arm::Infonce, Arm::Regression, Arm::Dreamgen, Arm::Shuffled];
+    for arm in arms.into_iter().filter(|arm| arm.takes_part(&context.config)) {
+        let choice: GainChoice = load_json(&gain_path(context, &arm.folder(0)), "posttrain")?;
         let points = |value: fn(&(f32, f32, f32)) -> f32| -> Vec<(f64, f64)> {
             choice.candidates.iter().map(|tried| (f64::from(tried.0), f64::from(value(tried)))).collect()
         };
@@ -266,7 +372,7 @@ fn gain_plots(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>
 fn cosine_plot(context: &Context) -> Result<ScatterPlot, PipelineError> {
     let lines = read_metrics(&context.out)?;
     let mut plot = ScatterPlot::new("", "mean cosine to the target", "success of the rollouts, %");
-    for arm in [Arm::World2Act, Arm::Infonce, Arm::Oracle, Arm::Shuffled] {
+    for arm in [Arm::World2Act, Arm::BaseWorld, Arm::Infonce, Arm::Oracle, Arm::Shuffled] {
         let stage = arm.folder(0);
         let success = curve(&lines, &stage, "rollout_success");
         let cosine = curve(&lines, &stage, "rollout_cosine");
@@ -304,8 +410,7 @@ fn facts(context: &Context) -> Vec<(&'static str, String)> {
 
 /// Spearman correlation of the label-free distance with failure over the headline arm's scales.
 fn rank_of_rule(context: &Context) -> Option<f64> {
-    let path = context.path(&Arm::World2Act.folder(0)).join("gain.json");
-    let choice: GainChoice = load_json(&path, "posttrain").ok()?;
+    let choice: GainChoice = load_json(&gain_path(context, &Arm::World2Act.folder(0)), "posttrain").ok()?;
     let distance: Vec<f64> = choice.candidates.iter().map(|tried| f64::from(tried.1)).collect();
     let failure: Vec<f64> = choice.candidates.iter().map(|tried| 1.0 - f64::from(tried.2)).collect();
     stats::spearman(&distance, &failure)

@@ -2,11 +2,12 @@
 
 use std::fmt::Debug;
 
-use w2a_align::{AdapterKind, LossConfig, Negatives, Similarity};
+use w2a_align::{AdapterKind, Contrast, Negatives, Similarity};
 use w2a_nn::{AdamWConfig, TrainConfig, VisionConfig};
-use w2a_posttrain::ObjectiveConfig;
-use w2a_sim::{IMAGE_SIZE, tasks};
+use w2a_posttrain::{Decoding, Form, ObjectiveConfig};
+use w2a_sim::{IMAGE_SIZE, Suite, tasks};
 
+use crate::arms::Arm;
 use crate::world::GRID;
 use crate::{Config, PipelineError};
 
@@ -17,6 +18,8 @@ const MOST_NEGATIVES: usize = 4096;
 const MOST_CHUNKS: usize = 4096;
 /// A policy that is slower cannot come anywhere within the time of an episode.
 const MOST_SLOWDOWN: f32 = 4.0;
+/// More than any LoRA in use; a slip would only fill the memory.
+const MOST_RANK: usize = 4096;
 /// More threads than any machine this program knows; mostly a slip of the hand.
 const MOST_THREADS: usize = 1024;
 
@@ -34,6 +37,9 @@ impl Config {
         let data = &self.data;
         let listed_once = (1..suites.len()).all(|index| !suites[..index].contains(&suites[index]));
         rules.check("data.suites", !suites.is_empty() && listed_once, "at least one suite, each once", &data.suites);
+        let mixed = suites.len() > 1 && suites.contains(&Suite::Long);
+        let expected = "long alone, or some of object, spatial and goal: the episodes of long have another length";
+        rules.check("data.suites", !mixed, expected, &data.suites);
         rules.between("data.labelled", data.labelled, 2, MOST_SCENES);
         rules.between("data.videos", data.videos, 2, MOST_SCENES);
         rules.between("data.posttrain_scenes", data.posttrain_scenes, 2, MOST_SCENES);
@@ -69,16 +75,22 @@ impl Config {
             rules.check(&format!("world.model.flow.{key}"), fits, &expected, patch);
         }
         rules.at_least("world.model.flow.chunks", flow.chunks, if self.align.sliding_windows { 2 } else { 1 });
+        let long = suites == [Suite::Long];
         for task in suites.iter().flat_map(|suite| tasks(*suite)) {
             let steps = task.demo_steps;
-            let fits = flow.chunks.checked_mul(autoencoder.frames) == Some(steps);
+            let made = flow.chunks.checked_mul(autoencoder.frames);
+            // Long episodes are imagined clip by clip.
+            let fits = if long { made.is_some_and(|made| made <= steps) } else { made == Some(steps) };
+            let whole = steps.is_multiple_of(autoencoder.frames.max(1));
             let expected = format!(
-                "as many chunks of world.model.autoencoder.frames = {} as make the {steps} control steps of a \
-                 demonstration",
+                "{} chunks of world.model.autoencoder.frames = {} as make the {steps} control steps of a demonstration",
+                if long { "at most as many" } else { "as many" },
                 autoencoder.frames
             );
-            rules.check("world.model.flow.chunks", fits, &expected, flow.chunks);
+            rules.check("world.model.flow.chunks", fits && whole, &expected, flow.chunks);
         }
+        let expected = "false where data.suites is not [\"long\"]: the other tasks are one skill each";
+        rules.check("world.skills", long || !world.skills, expected, world.skills);
         rules.at_least("world.model.flow.sampling_steps", flow.sampling_steps, 1);
         rules.positive("world.model.flow.shift", flow.shift);
         rules.vision("world.model.flow.vision", &flow.vision);
@@ -98,19 +110,13 @@ impl Config {
 
         let align = &self.align;
         rules.at_least("align.adapter.dim", align.adapter.dim, 1);
-        let LossConfig { reconstruction, video_to_action, action_to_video, all_chunks, .. } = align.loss;
-        rules.not_negative("align.loss.reconstruction", reconstruction);
-        rules.not_negative("align.loss.video_to_action", video_to_action);
-        rules.not_negative("align.loss.action_to_video", action_to_video);
-        rules.not_negative("align.loss.all_chunks", all_chunks);
+        rules.not_negative("align.loss.reconstruction", align.loss.reconstruction);
+        rules.contrast("align.loss", &align.loss.contrast());
+        rules.not_negative("align.loss.all_chunks", align.loss.all_chunks);
         rules.not_negative("align.loss.cross_reconstruction", align.loss.cross_reconstruction);
-        rules.positive("align.loss.temperature", align.loss.temperature);
         rules.share("align.hard_negatives", align.hard_negatives);
         rules.not_negative("align.latent_noise", align.latent_noise);
         rules.not_negative("align.loss.distance", align.loss.distance);
-        let time_matters = align.loss.similarity == Similarity::Chunk || align.loss.negatives == Negatives::SameStep;
-        let expected = "same-step where align.loss.similarity is global: a shift in time does not change a time mean";
-        rules.check("align.loss.negatives", time_matters, expected, "marginal");
         let vae = &align.vae;
         rules.positive("align.vae.temperature", vae.temperature);
         rules.not_negative("align.vae.reconstruction", vae.reconstruction);
@@ -133,6 +139,7 @@ impl Config {
         rules.at_least("align.train.batch", align.train.batch, if is_vae { 1 } else { 2 });
 
         let after = &self.posttrain;
+        rules.methods(&after.methods, world.skills);
         let gains_fit = !after.gains.is_empty() && after.gains.iter().all(|gain| gain.is_finite() && *gain >= 0.0);
         rules.check("posttrain.gains", gains_fit, "at least one finite number, none negative", &after.gains);
         let shares_fit = !after.shares.is_empty() && after.shares.iter().all(|share| (0.0..=1.0).contains(share));
@@ -154,20 +161,31 @@ impl Config {
         rules.divides("posttrain.stage2.residual.heads", stage2.residual.heads, &[stage2.residual.width]);
         rules.train("posttrain.stage2.train", &stage2.train);
         rules.at_least("posttrain.stage2.train.batch", stage2.train.batch, 2);
-        let ObjectiveConfig { cosine, infonce, regression, step_penalty, temperature, .. } = stage2.objective;
+        rules.between("posttrain.stage2.lora.rank", stage2.lora.rank, 1, MOST_RANK);
+        rules.positive("posttrain.stage2.lora.alpha", stage2.lora.alpha);
+        let fits = stage2.form == Form::Latent || stage2.decoding == Decoding::Delta;
+        rules.check("posttrain.stage2.decoding", fits, "delta where posttrain.stage2.form is not latent", "plain");
+        let ObjectiveConfig { cosine, infonce, regression, step_penalty, .. } = stage2.objective;
         rules.not_negative("posttrain.stage2.objective.cosine", cosine);
         rules.not_negative("posttrain.stage2.objective.infonce", infonce);
         rules.not_negative("posttrain.stage2.objective.regression", regression);
         rules.not_negative("posttrain.stage2.objective.step_penalty", step_penalty);
-        rules.positive("posttrain.stage2.objective.temperature", temperature);
         rules.positive("posttrain.stage2.objective.alignment_gamma", stage2.objective.alignment_gamma);
         rules.between("posttrain.stage2.objective.alignment_band", stage2.objective.alignment_band, 0, MOST_CHUNKS);
         let expected = "same-step where posttrain.stage2.objective.cosine is 0: only the cosine is aligned";
         let aligns = cosine > 0.0 || stage2.objective.warp().is_none();
         rules.check("posttrain.stage2.objective.alignment", aligns, expected, stage2.objective.alignment);
+        let own_pace = stage2.form != Form::Lora || policy.slowdown == 1.0;
+        let expected = "latent or action where policy.slowdown is not 1: LoRA changes the policy at its own pace";
+        rules.check("posttrain.stage2.form", own_pace, expected, stage2.form);
         let pulls = [cosine, infonce, regression];
         let expected = "cosine, infonce or regression above 0";
         rules.check("posttrain.stage2.objective", pulls.iter().any(|weight| *weight > 0.0), expected, "none");
+        rules.contrast("posttrain.stage2.objective", &stage2.objective.contrast());
+        let Contrast { video_to_action, action_to_video, .. } = stage2.objective.contrast();
+        let expected = "video_to_action or action_to_video above 0 where infonce is";
+        let directed = infonce == 0.0 || video_to_action > 0.0 || action_to_video > 0.0;
+        rules.check("posttrain.stage2.objective", directed, expected, "neither");
 
         rules.between("eval.scenes", self.eval.scenes, 1, MOST_SCENES);
         rules.between("eval.narrow_scenes", self.eval.narrow_scenes, 1, MOST_SCENES);
@@ -188,6 +206,20 @@ impl Rules {
             let (key, expected, got) = (key.to_owned(), expected.to_owned(), format!("{got:?}"));
             self.broken = Some(PipelineError::Config { key, expected, got });
         }
+    }
+
+    /// Known names, each once, with what the report compares, and no second world model where there is one.
+    fn methods(&mut self, methods: &[String], skills: bool) {
+        let key = "posttrain.methods";
+        let known = Arm::ALL.map(Arm::name);
+        let listed_once = (1..methods.len()).all(|index| !methods[..index].contains(&methods[index]));
+        let are_known = methods.iter().all(|name| known.contains(&name.as_str()));
+        self.check(key, are_known && listed_once, &format!("some of {known:?}, each once"), methods);
+        let has = |arm: Arm| methods.iter().any(|name| name == arm.name());
+        let compared = has(Arm::Base) && has(Arm::World2Act);
+        self.check(key, compared, "base and w2a among them: the report compares these", methods);
+        let expected = "w2a_base_wm only with world.skills = true: without skills it is w2a itself";
+        self.check(key, skills || !has(Arm::BaseWorld), expected, methods);
     }
 
     fn at_least(&mut self, key: &str, value: usize, least: usize) {
@@ -220,6 +252,18 @@ impl Rules {
     /// A decay: a share that is not the whole.
     fn decay(&mut self, key: &str, value: f32) {
         self.check(key, (0.0..1.0).contains(&value), "at least 0 and below 1", value);
+    }
+
+    /// A contrast over trajectories, of either stage.
+    fn contrast(&mut self, section: &str, contrast: &Contrast) {
+        let key = |name: &str| format!("{section}.{name}");
+        self.not_negative(&key("video_to_action"), contrast.video_to_action);
+        self.not_negative(&key("action_to_video"), contrast.action_to_video);
+        self.positive(&key("temperature"), contrast.temperature);
+        let time_matters = contrast.similarity == Similarity::Chunk || contrast.negatives == Negatives::SameStep;
+        let expected =
+            format!("same-step where {section}.similarity is global: a shift in time does not change a time mean");
+        self.check(&key("negatives"), time_matters, &expected, "marginal");
     }
 
     fn vision(&mut self, section: &str, vision: &VisionConfig) {
@@ -274,6 +318,12 @@ mod tests {
             ("data.suites", |config| config.data.suites.clear()),
             ("data.suites", |config| config.data.suites = vec!["goal".into(), "goal".into()]),
             ("data.suites", |config| config.data.suites.push("long".into())),
+            ("data.suites", |config| config.data.suites = vec!["longer".into()]),
+            ("world.skills", |config| config.world.skills = true),
+            ("posttrain.methods", |config| config.posttrain.methods.push("dreamgan".into())),
+            ("posttrain.methods", |config| config.posttrain.methods.push("w2a".into())),
+            ("posttrain.methods", |config| config.posttrain.methods = vec!["base".into(), "dreamgen".into()]),
+            ("posttrain.methods", |config| config.posttrain.methods.push("w2a_base_wm".into())),
             ("data.labelled", |config| config.data.labelled = 1),
             ("data.videos", |config| config.data.videos = 1_000_001),
             ("data.lerobot_version", |config| config.data.lerobot_version = "v1.0".into()),
@@ -332,6 +382,24 @@ mod tests {
             ("policy.slowdown", |config| config.policy.slowdown = 0.8),
             ("policy.slowdown", |config| config.policy.slowdown = f32::NAN),
             ("posttrain.stage2.objective", |config| config.posttrain.stage2.objective.cosine = 0.0),
+            ("posttrain.stage2.objective", |config| {
+                let contrast = &mut config.posttrain.stage2.objective;
+                (contrast.infonce, contrast.video_to_action, contrast.action_to_video) = (1.0, 0.0, 0.0);
+            }),
+            ("posttrain.stage2.objective.temperature", |config| config.posttrain.stage2.objective.temperature = 0.0),
+            ("posttrain.stage2.objective.action_to_video", |config| {
+                config.posttrain.stage2.objective.action_to_video = -1.0;
+            }),
+            ("posttrain.stage2.objective.negatives", |config| {
+                config.posttrain.stage2.objective.negatives = Negatives::Marginal;
+                config.posttrain.stage2.objective.similarity = Similarity::Global;
+            }),
+            ("posttrain.stage2.lora.rank", |config| config.posttrain.stage2.lora.rank = 0),
+            ("posttrain.stage2.lora.alpha", |config| config.posttrain.stage2.lora.alpha = f32::INFINITY),
+            ("posttrain.stage2.decoding", |config| {
+                config.posttrain.stage2.form = w2a_posttrain::Form::Action;
+                config.posttrain.stage2.decoding = w2a_posttrain::Decoding::Plain;
+            }),
             ("eval.batch", |config| config.eval.batch = 0),
         ];
         for (key, change) in changes {
@@ -342,6 +410,24 @@ mod tests {
             let error = config.validate().unwrap_err();
             assert!(error.is_users_mistake() && error.to_string().starts_with(&format!("{key}: expected ")), "{error}");
         }
+    }
+
+    #[test]
+    fn long_episodes_are_not_mixed_with_others_and_need_clips_no_longer_than_they_are() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config::profile(Profile::Long);
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        let error = refused(|config| config.data.suites.push("object".into()));
+        assert!(error.starts_with("data.suites: expected long alone") && error.contains("another length"), "{error}");
+        let error = refused(|config| config.world.model.flow.chunks = 33);
+        assert!(error.starts_with("world.model.flow.chunks: expected at most as many chunks"), "{error}");
+        let error = refused(|config| config.world.model.autoencoder.frames = 5);
+        assert!(error.contains("128 control steps"), "{error}");
+        let mut whole = Config::profile(Profile::Long);
+        whole.world.model.flow.chunks = 32;
+        whole.validate().unwrap();
     }
 
     #[test]

@@ -7,51 +7,137 @@ use w2a_data::Dataset;
 use w2a_nn::{Checkpoint, Init};
 use w2a_sim::{Environment, Range, Scene, Split, Tabletop};
 use w2a_world::{
-    FlowSample, GridVideo, LatentStatistics, Latents, Layout, MiniWorld, VideoAutoencoder, WorldModel, encode_videos,
-    grid_video, load_frames, load_latents, save_frames, save_latents, save_statistics, train_autoencoder, train_flow,
+    FlowSample, GridVideo, LatentStatistics, Latents, Layout, MiniWorld, Skill, VideoAutoencoder, WorldModel,
+    grid_video, imagine_chain, load_latents, save_latents, save_statistics, train_autoencoder, train_flow,
 };
 
-use crate::context::{Context, depends, model};
-use crate::data::{NARROW, ORACLE, VIDEO, scenes};
-use crate::progress::{CORPUS, IMAGINED_POSTTRAIN, IMAGINED_TUNE};
+use crate::arms::Arm;
+use crate::clips::{ClipList, Cutter};
+use crate::context::{Context, depends, load_json, model, save_json};
+use crate::corpus::{Corpus, corpus};
+use crate::data::{ORACLE, VIDEO, scenes};
+use crate::horizon::Horizon;
 use crate::{Config, PipelineError};
 
 pub(crate) const AUTOENCODER: &str = "world/autoencoder";
 pub(crate) const FLOW: &str = "world/flow";
+/// Latents of the expert's real video of the post-training scenes.
+pub(crate) const EXPERT: &str = "latents/expert_posttrain";
+/// How far imagination and real video lie apart.
+pub(crate) const HORIZON: &str = "world/horizon.json";
+
+/// The scenes that are imagined, as file names call them.
+pub(crate) const POSTTRAIN: &str = "posttrain";
+pub(crate) const TUNE: &str = "tune";
 
 /// Rows and columns of the grid image: both cameras side by side.
 pub(crate) const GRID: (usize, usize) = (w2a_sim::IMAGE_SIZE, 2 * w2a_sim::IMAGE_SIZE);
 
+/// A latent video model of a run. All share the autoencoder and the statistics of the latents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Imaginer {
+    /// The one that the method uses.
+    Main,
+    /// What it is compared with where it imagines skill by skill: the same model of windows of the videos.
+    WithoutSkills,
+}
+
+impl Imaginer {
+    /// The models of a run; the main one comes first.
+    pub fn all(config: &Config) -> impl Iterator<Item = Self> + use<> {
+        let second = Arm::BaseWorld.takes_part(config).then_some(Self::WithoutSkills);
+        std::iter::once(Self::Main).chain(second)
+    }
+
+    /// What a reader calls it.
+    pub fn label(self, config: &Config) -> &'static str {
+        match (self, config.world.skills) {
+            (Self::Main, true) => "Skill-WM",
+            (Self::Main, false) => "world model",
+            (Self::WithoutSkills, _) => "Base-WM",
+        }
+    }
+
+    /// Whether it is trained on skills and imagines prompt by prompt.
+    pub fn by_skills(self, config: &Config) -> bool {
+        config.world.skills && self == Self::Main
+    }
+
+    /// How videos become what it is trained on.
+    pub fn cutter(self, config: &Config) -> Result<Cutter, PipelineError> {
+        if self.by_skills(config) {
+            return Cutter::by_skills();
+        }
+        Ok(Cutter::Windows(config.world.model.flow.chunks))
+    }
+
+    /// Where its training lives.
+    pub fn flow(self) -> String {
+        format!("{FLOW}{}", self.suffix())
+    }
+
+    /// Where its corpus lives, without endings.
+    pub fn corpus(self) -> String {
+        format!("latents/corpus{}", self.suffix())
+    }
+
+    /// Where its imaginations of the scenes `which` live, without the ending.
+    pub fn imagined(self, which: &str) -> String {
+        format!("latents/imagined_{which}{}", self.suffix())
+    }
+
+    fn suffix(self) -> &'static str {
+        if self == Self::Main { "" } else { "_base_wm" }
+    }
+
+    fn load(self, context: &Context) -> Result<MiniWorld, PipelineError> {
+        let (model_config, dirs) =
+            (&context.config.world.model, [context.path(AUTOENCODER), context.path(&self.flow())]);
+        model(MiniWorld::load(model_config, GRID, &dirs[0], &dirs[1], &context.device))
+    }
+}
+
 pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
-    let config = context.config.world.clone();
     let autoencoder = autoencoder(context)?;
-    let (latents, first) = corpus(context, &autoencoder)?;
-    let statistics = LatentStatistics::of(&latents, 0.5);
-    let shape = model(autoencoder.latent_shape(GRID.0, GRID.1, config.model.autoencoder.channels))?;
-    context.folder(FLOW)?;
-    model(save_statistics(&context.path(FLOW).join("statistics.safetensors"), &statistics, shape))?;
-    let instructions = corpus_instructions(context)?;
-    let normalised: Vec<Vec<f32>> = latents
-        .into_iter()
-        .map(|mut latents| {
+    let mut statistics = None;
+    for imaginer in Imaginer::all(&context.config) {
+        let mut corpus = corpus(context, &autoencoder, imaginer)?;
+        // One scale for all models: their imaginations are compared, and stage 1 reads the latents of any of them.
+        let statistics = statistics.get_or_insert_with(|| LatentStatistics::of(&corpus.latents, 0.5));
+        for latents in &mut corpus.latents {
             statistics.normalise(&mut latents.data);
-            latents.data
-        })
-        .collect();
-    let samples: Vec<FlowSample> = normalised
+        }
+        flow(context, &autoencoder, imaginer, &corpus, statistics)?;
+    }
+    imagine_all(context)
+}
+
+/// Trains a latent video model on a corpus of normalised latents.
+fn flow(
+    context: &mut Context,
+    autoencoder: &VideoAutoencoder,
+    imaginer: Imaginer,
+    corpus: &Corpus,
+    statistics: &LatentStatistics,
+) -> Result<(), PipelineError> {
+    let config = context.config.world.clone();
+    let shape = model(autoencoder.latent_shape(GRID.0, GRID.1, config.model.autoencoder.channels))?;
+    let folder = context.folder(&imaginer.flow())?;
+    model(save_statistics(&folder.join("statistics.safetensors"), statistics, shape))?;
+    let Corpus { latents, first, list } = corpus;
+    let samples: Vec<FlowSample> = latents
         .iter()
-        .zip(&instructions)
-        .zip(&first)
-        .map(|((latents, instruction), first)| FlowSample { first, latents, instruction })
+        .zip(&list.clips)
+        .zip(first)
+        .map(|((latents, clip), first)| FlowSample { first, latents: &latents.data, instruction: &clip.prompt })
         .collect();
     let upstream = (&config.model, &context.config.data, &config.autoencoder_train, config.autoencoder_videos);
-    let upstream = depends(&upstream);
-    context.training(FLOW, &config.flow_train, upstream, |context, training, steps| {
+    let upstream = depends(&(upstream, imaginer.by_skills(&context.config)));
+    context.training(&imaginer.flow(), &config.flow_train, upstream, |context, training, steps| {
         let (device, progress) = (context.device.clone(), &context.progress);
         model(train_flow(&config.model.flow, training, shape, &samples, &device, |report| steps.step(progress, report)))
     })?;
-    drop(normalised);
-    imagine_all(context)
+    Ok(())
 }
 
 /// Loads the trained world model.
@@ -74,14 +160,14 @@ pub(crate) fn tune_scenes(config: &Config) -> Result<Vec<Scene>, PipelineError> 
     scenes(config, Split::Tune, Range::Full, 0, config.data.tune_scenes)
 }
 
-/// Imagined latents of the post-training and the tuning scenes, and latents of real expert video of the former.
-pub(crate) fn imagined(context: &Context, which: &str) -> Result<Vec<Latents>, PipelineError> {
-    model(load_latents(&context.path(&format!("latents/{which}.safetensors"))))
+/// Latents of a file of the run, such as [`EXPERT`] or [`Imaginer::imagined`].
+pub(crate) fn latents(context: &Context, name: &str) -> Result<Vec<Latents>, PipelineError> {
+    model(load_latents(&context.path(&format!("{name}.safetensors"))))
 }
 
 fn autoencoder(context: &mut Context) -> Result<VideoAutoencoder, PipelineError> {
     let config = context.config.world.clone();
-    let (frames, chunks) = (config.model.autoencoder.frames, config.model.flow.chunks);
+    let (frames, chunks) = (config.model.autoencoder.frames, context.config.chunks());
     let done = Checkpoint::new(context.path(AUTOENCODER)).step()? >= config.autoencoder_train.steps;
     let mut videos = Vec::new();
     if !done {
@@ -104,69 +190,28 @@ fn autoencoder(context: &mut Context) -> Result<VideoAutoencoder, PipelineError>
     })
 }
 
-/// Latents and first frames of the videos and of the labelled demonstrations' videos, cached: the corpus of the latent
-/// video model.
-fn corpus(context: &Context, autoencoder: &VideoAutoencoder) -> Result<(Vec<Latents>, Vec<GridVideo>), PipelineError> {
-    use burn::module::Module;
-    let config = &context.config.world.model;
-    let path = context.path("latents/corpus.safetensors");
-    let frames_path = context.path("latents/corpus_first_frames.safetensors");
-    if path.exists() && frames_path.exists() {
-        return Ok((model(load_latents(&path))?, model(load_frames(&frames_path))?));
-    }
-    context.folder("latents")?;
-    context.progress.part(CORPUS);
-    let autoencoder = autoencoder.valid();
-    let shape = model(autoencoder.latent_shape(GRID.0, GRID.1, config.autoencoder.channels))?;
-    let datasets = [Dataset::open(context.path(VIDEO))?, Dataset::open(context.path(NARROW))?];
-    let total = datasets.iter().map(Dataset::len).sum();
-    let (mut out, mut first) = (Vec::with_capacity(total), Vec::with_capacity(total));
-    for dataset in datasets {
-        for episode in dataset.episodes() {
-            let video = model(grid_video(&episode?, config.autoencoder.frames, config.flow.chunks))?;
-            let frames = config.autoencoder.frames;
-            first.push(GridVideo { rgb: video.frame(0).to_vec(), ..video });
-            out.extend(model(encode_videos(&autoencoder, &[video], frames, shape, &context.device))?);
-            context.progress.tick(out.len(), total, "encoding videos");
-        }
-    }
-    model(save_frames(&frames_path, &first))?;
-    model(save_latents(&path, &out))?;
-    Ok((out, first))
-}
-
-fn corpus_instructions(context: &Context) -> Result<Vec<String>, PipelineError> {
-    let mut out = Vec::new();
-    for name in [VIDEO, NARROW] {
-        let dataset = Dataset::open(context.path(name))?;
-        out.extend(dataset.records().iter().map(|record| record.instruction.clone()));
-    }
-    Ok(out)
-}
-
 fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
-    let world = load(context)?;
-    let chunks = context.config.world.model.flow.chunks;
-    for (which, part, scenes) in [
-        ("posttrain", IMAGINED_POSTTRAIN, posttrain_scenes(&context.config)?),
-        ("tune", IMAGINED_TUNE, tune_scenes(&context.config)?),
-    ] {
-        let path = context.path(&format!("latents/imagined_{which}.safetensors"));
-        if path.exists() {
-            continue;
+    let chunks = context.config.chunks();
+    for imaginer in Imaginer::all(&context.config) {
+        let dreamer = Dreamer::load(context, imaginer)?;
+        for (which, scenes) in [(POSTTRAIN, posttrain_scenes(&context.config)?), (TUNE, tune_scenes(&context.config)?)]
+        {
+            let part = imaginer.imagined(which);
+            let path = context.path(&format!("{part}.safetensors"));
+            if path.exists() {
+                continue;
+            }
+            context.progress.part(&part);
+            let mut out = Vec::with_capacity(scenes.len());
+            for (index, part) in scenes.chunks(32).enumerate() {
+                out.extend(dreamer.imagine(context, part, &format!("imagine/{which}/{index}"))?);
+                context.progress.tick(out.len(), scenes.len(), &format!("imagining {which} scenes"));
+            }
+            model(save_latents(&path, &out))?;
         }
-        context.progress.part(part);
-        let mut out = Vec::with_capacity(scenes.len());
-        for (part_index, part) in scenes.chunks(32).enumerate() {
-            let first = first_frames(context.config.threads, part)?;
-            let words: Vec<&str> = part.iter().map(|scene| scene.task_info().instruction).collect();
-            let mut rng = w2a_data::stream(context.config.seed, &format!("imagine/{which}/{part_index}"));
-            out.extend(model(world.imagine(&first, &words, chunks, &mut rng))?);
-            context.progress.tick(out.len(), scenes.len(), &format!("imagining {which} scenes"));
-        }
-        model(save_latents(&path, &out))?;
     }
-    let path = context.path("latents/expert_posttrain.safetensors");
+    let world = load(context)?;
+    let path = context.path(&format!("{EXPERT}.safetensors"));
     if !path.exists() {
         let mut out = Vec::new();
         for episode in Dataset::open(context.path(ORACLE))?.episodes() {
@@ -175,7 +220,53 @@ fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
         }
         model(save_latents(&path, &out))?;
     }
+    let path = context.path(HORIZON);
+    if !path.exists() {
+        let of = |imaginer: Imaginer| {
+            Ok((imaginer.label(&context.config), latents(context, &imaginer.imagined(POSTTRAIN))?))
+        };
+        let imagined = Imaginer::all(&context.config).map(of).collect::<Result<Vec<_>, PipelineError>>()?;
+        save_json(&path, &Horizon::of(world.statistics(), &latents(context, EXPERT)?, &imagined))?;
+    }
     Ok(())
+}
+
+/// A latent video model, and how it imagines whole episodes.
+pub(crate) struct Dreamer {
+    world: MiniWorld,
+    /// What its skills were cut from; `None` if it has none.
+    skills: Option<ClipList>,
+}
+
+impl Dreamer {
+    /// Loads a trained model.
+    pub fn load(context: &Context, imaginer: Imaginer) -> Result<Self, PipelineError> {
+        let clips = context.path(&format!("{}_clips.json", imaginer.corpus()));
+        let skills = imaginer.by_skills(&context.config).then(|| load_json(&clips, "world")).transpose()?;
+        Ok(Self { world: imaginer.load(context)?, skills })
+    }
+
+    /// Imagines the episodes of some scenes; the random stream is named by `purpose`.
+    ///
+    /// Prompt by prompt with skills; without, the whole instruction again from the last frame of every clip, if one
+    /// clip is not the episode.
+    pub fn imagine(&self, context: &Context, scenes: &[Scene], purpose: &str) -> Result<Vec<Latents>, PipelineError> {
+        let (seed, chunks) = (context.config.seed, context.config.chunks());
+        let first = first_frames(context.config.threads, scenes)?;
+        if self.skills.is_none() && chunks <= self.world.max_chunks() {
+            let words: Vec<&str> = scenes.iter().map(|scene| scene.task_info().instruction).collect();
+            return model(self.world.imagine(&first, &words, chunks, &mut w2a_data::stream(seed, purpose)));
+        }
+        let chain = |(first, scene): (&GridVideo, &Scene)| {
+            let plan = match &self.skills {
+                Some(clips) => clips.plan(scene, chunks)?,
+                None => vec![Skill { prompt: scene.task_info().instruction, chunks }],
+            };
+            let mut rng = w2a_data::stream(seed, &format!("{purpose}/{scene}"));
+            model(imagine_chain(&self.world, first, &plan, &mut rng))
+        };
+        first.iter().zip(scenes).map(chain).collect()
+    }
 }
 
 /// The first grid image of each scene.

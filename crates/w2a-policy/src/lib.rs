@@ -14,8 +14,9 @@ pub use sanity::{RandomPolicy, ReplayPolicy, ZeroPolicy};
 pub use slow::SlowPolicy;
 pub use train::{DemonstrationSet, train_policy};
 
-use w2a_data::Observation;
-use w2a_nn::NnError;
+use burn::tensor::Tensor;
+use w2a_data::{Normaliser, Observation};
+use w2a_nn::{Linear, NnError};
 
 /// A policy, frozen: batched observations to action chunks.
 pub trait Policy {
@@ -36,4 +37,23 @@ pub trait Policy {
 
     /// Forgets everything about all environments; called before every batch of episodes.
     fn reset(&mut self);
+}
+
+/// A policy whose linear layers can be adapted by name, and whose actions have gradients in their weights.
+///
+/// Adapting is done on a clone: a layer's weight may be replaced by any tensor of its shape, also by one that is computed
+/// from parameters of others.
+pub trait AdaptablePolicy: Policy + Clone {
+    /// Every linear layer with its name, in a fixed order. Names are unique and those of the policy's checkpoint, such as
+    /// `trunks.0.embed`.
+    fn linear_layers(&mut self) -> Vec<(String, &mut Linear)>;
+
+    /// What [`Policy::act`] returns before it is denormalised, as a tensor: `[batch, horizon * action_dim]`.
+    ///
+    /// # Errors
+    /// Observations that do not fit.
+    fn forward(&self, observations: &[Observation], instructions: &[&str]) -> Result<Tensor<2>, NnError>;
+
+    /// Normalises its actions.
+    fn action_normaliser(&self) -> &Normaliser;
 }

@@ -10,7 +10,7 @@ use w2a_nn::{
     Checkpoint, ImageBatch, Init, Linear, NnError, TEXT_DIM, VisionConfig, VisionTrunk, embed_text, tensor, values,
 };
 
-use crate::Policy;
+use crate::{AdaptablePolicy, Policy};
 
 /// Sizes of the embedded policy.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -65,6 +65,17 @@ impl PolicyNet {
         self.patch
     }
 
+    fn linear_layers(&mut self) -> Vec<(String, &mut Linear)> {
+        let mut layers = Vec::new();
+        for (index, trunk) in self.trunks.iter_mut().enumerate() {
+            layers.extend(trunk.linear_layers().map(|(name, layer)| (format!("trunks.{index}.{name}"), layer)));
+        }
+        let Self { text, proprio, hidden1, hidden2, out, .. } = self;
+        let own = [("text", text), ("proprio", proprio), ("hidden1", hidden1), ("hidden2", hidden2), ("out", out)];
+        layers.extend(own.map(|(name, layer)| (name.to_owned(), layer)));
+        layers
+    }
+
     /// Images per camera, normalised `proprio` `[batch, proprio]`, `text` `[batch, TEXT_DIM]` →
     /// normalised actions `[batch, horizon * action]`.
     pub fn forward(&self, images: &[ImageBatch], proprio: Tensor<2>, text: Tensor<2>) -> Tensor<2> {
@@ -79,7 +90,7 @@ impl PolicyNet {
 }
 
 /// The embedded policy, frozen.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MiniPolicy {
     net: PolicyNet,
     proprio: Normaliser,
@@ -122,12 +133,31 @@ impl Policy for MiniPolicy {
     }
 
     fn act(&mut self, observations: &[Observation], instructions: &[&str]) -> Result<Vec<f32>, NnError> {
+        if observations.is_empty() && instructions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut actions = values(self.forward(observations, instructions)?)?;
+        self.action.denormalise(&mut actions).map_err(bad_rows)?;
+        Ok(actions)
+    }
+
+    fn reset(&mut self) {}
+}
+
+impl AdaptablePolicy for MiniPolicy {
+    fn linear_layers(&mut self) -> Vec<(String, &mut Linear)> {
+        self.net.linear_layers()
+    }
+
+    fn forward(&self, observations: &[Observation], instructions: &[&str]) -> Result<Tensor<2>, NnError> {
         let input = |what: &str, expected: String, got: String| NnError::Input { what: what.into(), expected, got };
         if observations.len() != instructions.len() {
             let (expected, got) = (observations.len().to_string(), instructions.len().to_string());
             return Err(input("instructions of a policy call", expected, got));
         }
-        let Some(first) = observations.first() else { return Ok(Vec::new()) };
+        let Some(first) = observations.first() else {
+            return Err(input("observations of a policy call", "at least one".into(), "none".into()));
+        };
         let mut proprio = Vec::with_capacity(observations.len() * self.proprio.width());
         for observation in observations {
             if observation.proprio.len() != self.proprio.width() || observation.cameras.len() != self.net.trunks.len() {
@@ -139,10 +169,7 @@ impl Policy for MiniPolicy {
             }
             proprio.extend_from_slice(&observation.proprio);
         }
-        let bad = |error: w2a_data::NormaliserError| {
-            input("observation of the policy", "finite rows".into(), error.to_string())
-        };
-        self.proprio.normalise(&mut proprio).map_err(bad)?;
+        self.proprio.normalise(&mut proprio).map_err(bad_rows)?;
         let images: Vec<ImageBatch> = first
             .cameras
             .iter()
@@ -156,10 +183,14 @@ impl Policy for MiniPolicy {
         let text = instructions.iter().flat_map(|words| embed_text(words)).collect();
         let text = tensor(text, [batch, TEXT_DIM], &self.device);
         let proprio = tensor(proprio, [batch, self.proprio.width()], &self.device);
-        let mut actions = values(self.net.forward(&images, proprio, text))?;
-        self.action.denormalise(&mut actions).map_err(bad)?;
-        Ok(actions)
+        Ok(self.net.forward(&images, proprio, text))
     }
 
-    fn reset(&mut self) {}
+    fn action_normaliser(&self) -> &Normaliser {
+        &self.action
+    }
+}
+
+fn bad_rows(error: w2a_data::NormaliserError) -> NnError {
+    NnError::Input { what: "observation of the policy".into(), expected: "finite rows".into(), got: error.to_string() }
 }

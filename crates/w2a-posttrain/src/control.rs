@@ -6,16 +6,20 @@ use w2a_data::{Normaliser, Observation};
 use w2a_nn::{NnError, values};
 use w2a_policy::Policy;
 
-use crate::residual::{ResidualBatch, ResidualNet};
+use crate::form::Residual;
+use crate::objective::Bent;
+use crate::residual::ResidualBatch;
 
 /// What one call of a controller decided, and what stage 2 needs to know about it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Decision {
     /// Actions to execute, `[batch, M, A]` in the environment's units.
     pub actions: Vec<f32>,
-    /// The base policy's chunk in the shared space, `[batch, D]`; empty without adapters.
+    /// The base policy's normalised chunk, `[batch, M·A]`; empty without adapters.
+    pub base: Vec<f32>,
+    /// The same in the shared space, `[batch, D]`; empty without adapters.
     pub z_base: Vec<f32>,
-    /// The residual's step before the gain, `[batch, D]`; empty without adapters.
+    /// The step from there at full scale, before the gain, `[batch, D]`; empty without adapters.
     pub dz: Vec<f32>,
 }
 
@@ -75,14 +79,14 @@ pub struct ResidualControl<'a> {
     /// The frozen adapters.
     pub adapters: &'a FrozenAdapters,
     /// The residual, without gradients; `None` is a step of zero (the base through the decoder, if decoding is plain).
-    pub residual: Option<&'a ResidualNet>,
+    pub residual: Option<&'a Residual>,
     /// Normalises actions as in stage 1.
     pub action: &'a Normaliser,
     /// Normalises proprioception as for the policy.
     pub proprio: &'a Normaliser,
-    /// Scale of the step at execution.
+    /// Scale of the step at execution: of `dz` where `z` is bent, of the correction where actions are.
     pub gain: f32,
-    /// How `z` becomes actions.
+    /// How a bent `z` becomes actions; a residual that corrects actions does not look at it.
     pub decoding: Decoding,
     /// `M`.
     pub chunk_len: usize,
@@ -96,27 +100,23 @@ impl Controller for ResidualControl<'_> {
     }
 
     fn decide(&mut self, observations: &[Observation], instructions: &[&str]) -> Result<Decision, NnError> {
-        let base = first_actions(self.policy, self.chunk_len, observations, instructions)?;
-        let mut normalised = base.clone();
-        normalise(self.action, &mut normalised)?;
-        let z_base = self.adapters.action(&normalised)?;
-        let dz = match self.residual {
-            None => vec![0.0; z_base.len()],
-            Some(net) => {
+        let mut base = first_actions(self.policy, self.chunk_len, observations, instructions)?;
+        normalise(self.action, &mut base)?;
+        let z_base = self.adapters.action(&base)?;
+        let (dz, bent) = match self.residual {
+            None => (vec![0.0; z_base.len()], None),
+            Some(residual) => {
                 let batch = ResidualBatch::of_observations(observations, &z_base, self.proprio, &self.device)?;
-                values(net.forward(&batch))?
+                let Bent { step, actions, .. } = residual.bend(self.adapters.net(), &batch, &base);
+                (values(step)?, actions.map(values).transpose()?)
             }
         };
-        let z: Vec<f32> = z_base.iter().zip(&dz).map(|(z, dz)| z + self.gain * dz).collect();
-        let mut actions = self.adapters.decode(&z)?;
-        if self.decoding == Decoding::Delta {
-            let plain = self.adapters.decode(&z_base)?;
-            for ((action, plain), base) in actions.iter_mut().zip(&plain).zip(&normalised) {
-                *action += base - plain;
-            }
-        }
+        let mut actions = match bent {
+            Some(bent) => base.iter().zip(&bent).map(|(base, bent)| base + self.gain * (bent - base)).collect(),
+            None => self.decode(&base, &z_base, &dz)?,
+        };
         self.action.denormalise(&mut actions).map_err(bad_rows)?;
-        Ok(Decision { actions, z_base, dz })
+        Ok(Decision { actions, base, z_base, dz })
     }
 
     fn reset(&mut self) {
@@ -124,7 +124,23 @@ impl Controller for ResidualControl<'_> {
     }
 }
 
-fn first_actions(
+impl ResidualControl<'_> {
+    /// Normalised actions of `z_base + g dz`.
+    fn decode(&self, base: &[f32], z_base: &[f32], dz: &[f32]) -> Result<Vec<f32>, NnError> {
+        let z: Vec<f32> = z_base.iter().zip(dz).map(|(z, dz)| z + self.gain * dz).collect();
+        let mut actions = self.adapters.decode(&z)?;
+        if self.decoding == Decoding::Delta {
+            let plain = self.adapters.decode(z_base)?;
+            for ((action, plain), base) in actions.iter_mut().zip(&plain).zip(base) {
+                *action += base - plain;
+            }
+        }
+        Ok(actions)
+    }
+}
+
+/// The first `chunk_len` actions of each of the policy's chunks, `[batch, M·A]` in the environment's units.
+pub(crate) fn first_actions(
     policy: &mut dyn Policy,
     chunk_len: usize,
     observations: &[Observation],
@@ -150,7 +166,7 @@ pub fn normalise(normaliser: &Normaliser, rows: &mut [f32]) -> Result<(), NnErro
     normaliser.normalise(rows).map_err(bad_rows)
 }
 
-fn bad_rows(error: w2a_data::NormaliserError) -> NnError {
+pub(crate) fn bad_rows(error: w2a_data::NormaliserError) -> NnError {
     NnError::Input {
         what: "rows to normalise".into(),
         expected: "the width of the statistics".into(),

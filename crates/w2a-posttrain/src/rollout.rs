@@ -29,6 +29,8 @@ pub struct Rollout {
     pub steps: u32,
     /// Observations at chunk boundaries, one per decision.
     pub observations: Vec<Observation>,
+    /// Normalised base chunks, `[T, M·A]`; empty without adapters.
+    pub base: Vec<f32>,
     /// `[T, D]`; empty without adapters.
     pub z_base: Vec<f32>,
     /// `[T, D]`, before the gain; empty without adapters.
@@ -65,6 +67,7 @@ pub fn rollout(
             success: false,
             steps: (decisions * chunk_len) as u32,
             observations: Vec::new(),
+            base: Vec::new(),
             z_base: Vec::new(),
             dz: Vec::new(),
             actions: Vec::new(),
@@ -80,6 +83,8 @@ pub fn rollout(
                 episode.observations.push(observation.clone());
                 episode.z_base.extend_from_slice(&decision.z_base[index * dim..(index + 1) * dim]);
                 episode.dz.extend_from_slice(&decision.dz[index * dim..(index + 1) * dim]);
+                let wide = decision.base.len() / scenes.len();
+                episode.base.extend_from_slice(&decision.base[index * wide..(index + 1) * wide]);
                 let stride = chunk_len * width;
                 episode.actions.extend_from_slice(&decision.actions[index * stride..(index + 1) * stride]);
             }

@@ -1,26 +1,32 @@
-//! Stage 2 training: rounds of rollouts with the current policy, then updates of the residual on them.
+//! Stage 2 training: rounds of rollouts with the current policy, then updates on them.
 
 use burn::module::Module;
 use burn::tensor::Device;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use w2a_align::{FrozenAdapters, diagnose};
-use w2a_data::Normaliser;
+use w2a_align::{Diagnostics, FrozenAdapters, diagnose};
+use w2a_data::{Normaliser, Observation};
 use w2a_nn::{Init, NnError, StepReport, TrainConfig, Training, tensor, train};
 use w2a_policy::Policy;
 use w2a_sim::{Environment, Scene};
 
-use crate::control::{Decoding, ResidualControl};
-use crate::objective::{Batch, ObjectiveConfig, loss};
-use crate::residual::{ResidualBatch, ResidualConfig, ResidualNet, image_size};
+use crate::control::{Controller, Decoding, ResidualControl};
+use crate::form::{Form, Residual};
+use crate::lora::LoraConfig;
+use crate::objective::{Batch, Bent, ObjectiveConfig, loss};
+use crate::residual::{ResidualBatch, ResidualConfig, image_size};
 use crate::rollout::{Record, Rollout, rollout};
 
 /// Everything stage 2 is configured with.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PosttrainConfig {
-    /// The residual policy.
+    /// What is trained: `latent` (the paper's v2), `action` (its v1) or `lora`.
+    pub form: Form,
+    /// The residual policy of the forms `latent` and `action`.
     pub residual: ResidualConfig,
+    /// The adapters of the form `lora`.
+    pub lora: LoraConfig,
     /// The loss.
     pub objective: ObjectiveConfig,
     /// Rounds of rollouts.
@@ -31,7 +37,7 @@ pub struct PosttrainConfig {
     pub updates_per_round: usize,
     /// Scale of the step while rolling out.
     pub rollout_gain: f32,
-    /// How `z` becomes actions.
+    /// How `z` becomes actions in the form `latent`.
     pub decoding: Decoding,
     /// The training; `batch` counts rollouts, `steps` is set to rounds times updates.
     pub train: TrainConfig,
@@ -41,7 +47,9 @@ impl Default for PosttrainConfig {
     fn default() -> Self {
         let train = TrainConfig { batch: 16, lr: 1e-3, warmup: 10, ..TrainConfig::default() };
         Self {
+            form: Form::default(),
             residual: ResidualConfig::default(),
+            lora: LoraConfig::default(),
             objective: ObjectiveConfig::default(),
             rounds: 4,
             scenes_per_round: 128,
@@ -65,9 +73,9 @@ pub struct Target {
 }
 
 /// The frozen parts that stage 2 works with.
-pub struct Frozen<'a> {
+pub struct Frozen<'a, P> {
     /// The base policy.
-    pub policy: &'a mut dyn Policy,
+    pub policy: &'a mut P,
     /// The adapters.
     pub adapters: &'a FrozenAdapters,
     /// Normalises actions as in stage 1.
@@ -78,7 +86,29 @@ pub struct Frozen<'a> {
     pub chunk_len: usize,
 }
 
-/// Trains a residual policy towards `targets`.
+/// Decisions of a batch of rollouts, one row each.
+pub(crate) struct Rows {
+    pub observations: Vec<Observation>,
+    pub instructions: Vec<&'static str>,
+    /// `[rows, D]`.
+    pub z_base: Vec<f32>,
+    /// Normalised base chunks, `[rows, M·A]`.
+    pub base: Vec<f32>,
+}
+
+/// How a form of stage 2 acts, and what it makes of the decisions it took.
+pub(crate) trait Trained {
+    /// The trained part.
+    type Model: Module;
+
+    /// Acts with a model that has no gradients.
+    fn controller<'a>(&'a mut self, model: &'a Self::Model) -> Result<Box<dyn Controller + 'a>, NnError>;
+
+    /// `z_final` of every row at the full scale, with gradients.
+    fn bend(&self, model: &Self::Model, rows: &Rows) -> Result<Bent, NnError>;
+}
+
+/// Trains a residual policy towards `targets`, in the form of the configuration: latent or action.
 ///
 /// Each round rolls out a random subset of the scenes with the current residual, then updates it on them. A round starts at
 /// a multiple of `updates_per_round` and checkpoints are written there, so a killed run resumes by rolling out again.
@@ -87,51 +117,93 @@ pub struct Frozen<'a> {
 /// size of the step relative to `z_base` at execution).
 ///
 /// # Errors
-/// Targets of unequal length, divergence, or a failing simulator or disk.
-pub fn train_residual(
+/// Targets of unequal length, a contrast without negatives, divergence, or a failing simulator or disk.
+pub fn train_residual<P: Policy>(
     config: &PosttrainConfig,
     training: &Training,
-    frozen: &mut Frozen,
+    frozen: &mut Frozen<P>,
     environment: &mut dyn Environment,
     targets: &[Target],
     device: &Device,
     on_step: impl FnMut(&StepReport),
-    mut on_round: impl FnMut(usize, &[Rollout], &w2a_align::Diagnostics, f32),
-) -> Result<ResidualNet, NnError> {
-    let dim = frozen.adapters.dim();
-    let chunks = check(targets, dim, frozen.adapters.chunk(), config.objective.regression > 0.0)?;
+    on_round: impl FnMut(usize, &[Rollout], &Diagnostics, f32),
+) -> Result<Residual, NnError> {
+    let adapters = frozen.adapters;
+    check(config, targets, adapters)?;
     let autodiff = device.clone().autodiff();
     let first = environment.reset(&[targets[0].scene]).map_err(|error| input("a scene", error.to_string()))?;
     let mut stream = w2a_data::stream(training.seed, &format!("init/{}", training.name));
     let mut init = Init { rng: &mut stream, device: &autodiff };
-    let net = ResidualNet::new(&config.residual, image_size(&first), frozen.proprio.width(), dim, &mut init)?;
+    let proprio = frozen.proprio.width();
+    let model = Residual::new(config.form, &config.residual, image_size(&first), proprio, adapters, &mut init)?;
+    let mut form = ResidualForm { frozen, config, device, autodiff: &autodiff };
+    train_rounds(&mut form, model, config, training, adapters, environment, targets, &autodiff, on_step, on_round)
+}
+
+struct ResidualForm<'a, 'b, P> {
+    frozen: &'a mut Frozen<'b, P>,
+    config: &'a PosttrainConfig,
+    device: &'a Device,
+    autodiff: &'a Device,
+}
+
+impl<P: Policy> Trained for ResidualForm<'_, '_, P> {
+    type Model = Residual;
+
+    fn controller<'a>(&'a mut self, model: &'a Residual) -> Result<Box<dyn Controller + 'a>, NnError> {
+        Ok(Box::new(ResidualControl {
+            policy: &mut *self.frozen.policy,
+            adapters: self.frozen.adapters,
+            residual: Some(model),
+            action: self.frozen.action,
+            proprio: self.frozen.proprio,
+            gain: self.config.rollout_gain,
+            decoding: self.config.decoding,
+            chunk_len: self.frozen.chunk_len,
+            device: self.device.clone(),
+        }))
+    }
+
+    fn bend(&self, model: &Residual, rows: &Rows) -> Result<Bent, NnError> {
+        let inputs =
+            ResidualBatch::of_observations(&rows.observations, &rows.z_base, self.frozen.proprio, self.autodiff)?;
+        Ok(model.bend(self.frozen.adapters.net(), &inputs, &rows.base))
+    }
+}
+
+/// The rounds of stage 2, whatever is trained; see [`train_residual`]. `targets` have passed [`check`].
+pub(crate) fn train_rounds<F: Trained>(
+    form: &mut F,
+    model: F::Model,
+    config: &PosttrainConfig,
+    training: &Training,
+    adapters: &FrozenAdapters,
+    environment: &mut dyn Environment,
+    targets: &[Target],
+    autodiff: &Device,
+    on_step: impl FnMut(&StepReport),
+    mut on_round: impl FnMut(usize, &[Rollout], &Diagnostics, f32),
+) -> Result<F::Model, NnError> {
+    let dim = adapters.dim();
+    let chunks = targets.first().map_or(0, |target| target.z_v.len() / dim);
     let schedule = TrainConfig {
         steps: config.rounds * config.updates_per_round,
         checkpoint_every: config.updates_per_round,
         ..training.config.clone()
     };
     let training = Training { config: &schedule, depends: training.depends.clone(), ..*training };
+    let contrast = config.objective.contrast();
     let mut episodes: Vec<Rollout> = Vec::new();
     let mut chosen: Vec<usize> = Vec::new();
-    let step_loss = |net: &ResidualNet, step: usize, rng: &mut ChaCha8Rng| {
+    let step_loss = |model: &F::Model, step: usize, rng: &mut ChaCha8Rng| {
         if step.is_multiple_of(config.updates_per_round) {
             chosen = draw(targets.len(), config.scenes_per_round, rng);
             let scenes: Vec<Scene> = chosen.iter().map(|&index| targets[index].scene).collect();
-            let plain = net.valid();
-            let mut controller = ResidualControl {
-                policy: &mut *frozen.policy,
-                adapters: frozen.adapters,
-                residual: Some(&plain),
-                action: frozen.action,
-                proprio: frozen.proprio,
-                gain: config.rollout_gain,
-                decoding: config.decoding,
-                chunk_len: frozen.chunk_len,
-                device: device.clone(),
-            };
+            let plain = model.valid();
+            let mut controller = form.controller(&plain)?;
             episodes.clear();
             for part in scenes.chunks(64) {
-                episodes.extend(rollout(environment, &mut controller, part, chunks, Record::Decisions)?);
+                episodes.extend(rollout(environment, controller.as_mut(), part, chunks, Record::Decisions)?);
             }
             let (mut z, mut z_v, mut steps) = (Vec::new(), Vec::new(), 0.0);
             for (episode, &index) in episodes.iter().zip(&chosen) {
@@ -143,27 +215,28 @@ pub fn train_residual(
             on_round(step / config.updates_per_round, &episodes, &found, steps / episodes.len() as f32);
         }
         let batch = training.config.batch.min(episodes.len());
-        let mut observations = Vec::with_capacity(batch * chunks);
-        let (mut z_base, mut z_v, mut actions) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rows = Rows { observations: Vec::new(), instructions: Vec::new(), z_base: vec![], base: vec![] };
+        let (mut z_v, mut actions) = (Vec::new(), Vec::new());
         for index in draw(episodes.len(), batch, rng) {
-            observations.extend(episodes[index].observations.iter().cloned());
-            z_base.extend_from_slice(&episodes[index].z_base);
-            let target = &targets[chosen[index]];
+            let (episode, target) = (&episodes[index], &targets[chosen[index]]);
+            rows.observations.extend(episode.observations.iter().cloned());
+            rows.instructions.extend(std::iter::repeat_n(episode.scene.task_info().instruction, chunks));
+            rows.z_base.extend_from_slice(&episode.z_base);
+            rows.base.extend_from_slice(&episode.base);
             z_v.extend_from_slice(&target.z_v);
             actions.extend_from_slice(&target.actions);
         }
-        let inputs = ResidualBatch::of_observations(&observations, &z_base, frozen.proprio, &autodiff)?;
         let shape = [batch, chunks, dim];
-        let rows = batch * chunks;
-        let dz = net.forward(&inputs).reshape(shape);
+        let bent = form.bend(model, &rows)?;
         let actions = (!actions.is_empty()).then(|| {
-            let width = actions.len() / rows;
-            tensor(actions, [rows, width], &autodiff)
+            let width = actions.len() / (batch * chunks);
+            tensor(actions, [batch * chunks, width], autodiff)
         });
-        let (z_base, z_v) = (tensor(z_base, shape, &autodiff), tensor(z_v, shape, &autodiff));
-        loss(&config.objective, frozen.adapters, Batch { z_base, dz, z_v, actions })
+        let (z_base, z_v) = (tensor(rows.z_base, shape, autodiff), tensor(z_v, shape, autodiff));
+        let shifts = contrast.shifts(batch, chunks, rng);
+        loss(&config.objective, adapters, Batch { z_base, bent, z_v, actions, shifts })
     };
-    train(net, &training, step_loss, on_step)
+    train(model, &training, step_loss, on_step)
 }
 
 /// Mean of `|g dz| / |z_base|` over an episode's chunks.
@@ -180,7 +253,13 @@ fn draw(n: usize, count: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
     (0..count.min(n)).map(|_| left.swap_remove(rng.random_range(0..left.len()))).collect()
 }
 
-fn check(targets: &[Target], dim: usize, chunk: usize, regress: bool) -> Result<usize, NnError> {
+/// Refuses what no form can train on, before the first rollout.
+///
+/// # Errors
+/// Fewer than two targets, targets of unequal length, rounds without scenes, or a contrast without negatives.
+pub(crate) fn check(config: &PosttrainConfig, targets: &[Target], adapters: &FrozenAdapters) -> Result<(), NnError> {
+    let (dim, chunk) = (adapters.dim(), adapters.chunk());
+    let regress = config.objective.regression > 0.0;
     let chunks = targets.first().map_or(0, |target| target.z_v.len() / dim);
     if targets.len() < 2 || chunks == 0 {
         let got = format!("{} targets of {chunks} chunks", targets.len());
@@ -194,9 +273,21 @@ fn check(targets: &[Target], dim: usize, chunk: usize, regress: bool) -> Result<
             return Err(input(&format!("{} values of z_v and {actions} of pseudo-actions", chunks * dim), got));
         }
     }
-    Ok(chunks)
+    let rollouts = config.train.batch.min(config.scenes_per_round);
+    let least = if config.objective.infonce > 0.0 { 2 } else { 1 };
+    if rollouts < least || config.updates_per_round == 0 {
+        return Err(NnError::Input {
+            what: "batch of stage 2".into(),
+            expected: format!("updates in every round, on at least {least} rollouts (InfoNCE of one has no negatives)"),
+            got: format!("{} updates on {rollouts}", config.updates_per_round),
+        });
+    }
+    Ok(())
 }
 
 fn input(expected: &str, got: String) -> NnError {
     NnError::Input { what: "targets of stage 2".into(), expected: expected.into(), got }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,13 +9,14 @@ use crate::atomic::{WriteError, write_atomic};
 use crate::stats::{Outcome, Spread, clustered_wilson95, mcnemar_exact, spread};
 
 /// The methods of the benchmark in the order tables show them, with what a reader calls them.
-pub const METHODS: [(&str, &str); 10] = [
+pub const METHODS: [(&str, &str); 11] = [
     ("base", "Base policy"),
     ("base_extra", "Base + extra label steps"),
     ("base_decoded", "Base through the decoder"),
     ("dreamgen", "DreamGen"),
     ("regression", "Regression residual"),
     ("w2a_infonce", "World2Act, paper's InfoNCE"),
+    ("w2a_base_wm", "World2Act, Base-WM"),
     ("w2a", "World2Act"),
     ("w2a_shuffled", "World2Act, shuffled targets"),
     ("w2a_oracle", "World2Act, real-video targets"),
@@ -44,10 +45,19 @@ pub struct EpisodeResult {
     pub in_support: bool,
     /// Whether the task was solved within its step limit.
     pub success: bool,
-    /// Control steps taken.
+    /// Control steps until the task was first solved, or all that were taken.
     pub steps: u32,
     /// Why the episode says nothing about the policy (simulator crash, lost worker); `None` for a counted episode.
     pub failure: Option<String>,
+}
+
+/// How long things take on the benchmark's clock, in control steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlSteps {
+    /// The longest demonstration.
+    pub demonstration: u32,
+    /// What the world model imagines of an episode.
+    pub imagination: u32,
 }
 
 /// Results that cannot be turned into an honest table, or a file that cannot be read or written.
@@ -216,6 +226,12 @@ pub struct MethodInfo {
     pub paired_vs_base: Option<Paired>,
     /// Mean control steps of successful episodes.
     pub mean_steps_to_success: Option<f64>,
+    /// Episodes first solved at a control step, by that step (counted from 1).
+    pub first_successes: BTreeMap<u32, u64>,
+    /// Episodes solved within the steps that are imagined ([`EvalInfo::control_steps`]), in percent of all counted ones.
+    pub pc_success_within_imagination: Option<f64>,
+    /// Its Wilson 95 % interval in percent, as that of [`Rate`].
+    pub ci95_within_imagination: Option<[f64; 2]>,
     /// Episodes that were started but say nothing about the policy; they are in no other count.
     pub n_infrastructure_failures: usize,
 }
@@ -229,6 +245,8 @@ pub struct EvalInfo {
     pub per_group: BTreeMap<String, GroupInfo>,
     /// All of the headline method.
     pub overall: Overall,
+    /// Length of the demonstrations and of the imagination.
+    pub control_steps: ControlSteps,
     /// Every method.
     pub methods: BTreeMap<String, MethodInfo>,
 }
@@ -237,7 +255,8 @@ impl EvalInfo {
     /// Counts `results`; `overall`, `per_group` and `per_task` describe the method `headline`.
     ///
     /// An episode whose `failure` is set is counted apart and nowhere else. `eval_s` is the time the evaluation took
-    /// in seconds; `videos` maps a task to the headline method's videos.
+    /// in seconds; `videos` maps a task to the headline method's videos; `control_steps` says how much of an episode was
+    /// imagined.
     ///
     /// # Errors
     /// [`EvalError`] if `headline` or `base` has no counted episode, an episode is listed twice, or the support of a
@@ -248,6 +267,7 @@ impl EvalInfo {
         base: &str,
         eval_s: f64,
         videos: &BTreeMap<String, Vec<String>>,
+        control_steps: ControlSteps,
     ) -> Result<Self, EvalError> {
         let scenes = check(results)?;
         let counted = results.iter().filter(|result| result.failure.is_none()).collect::<Vec<_>>();
@@ -263,7 +283,7 @@ impl EvalInfo {
         let methods = names
             .iter()
             .map(|&name| {
-                let mut info = method_info(&of(name), &scenes);
+                let mut info = method_info(&of(name), &scenes, control_steps.imagination);
                 info.n_infrastructure_failures =
                     results.iter().filter(|result| result.method == name && result.failure.is_some()).count();
                 info.paired_vs_base = (name != base).then(|| paired(&of(name), &base_results, &scenes));
@@ -273,7 +293,7 @@ impl EvalInfo {
         let (per_task, per_group, group) = lerobot(&of(headline), videos);
         let eval_ep_s = eval_s / counted.len() as f64;
         let overall = Overall { group, eval_s, eval_ep_s, method: headline.to_owned() };
-        Ok(Self { per_task, per_group, overall, methods })
+        Ok(Self { per_task, per_group, overall, control_steps, methods })
     }
 
     /// The methods in the order of [`METHODS`], unknown ones last and by name.
@@ -328,12 +348,13 @@ fn check(results: &[EpisodeResult]) -> Result<Scenes<'_>, EvalError> {
     Ok(support.into_keys().enumerate().map(|(number, scene)| (scene, number)).collect())
 }
 
-fn rate<'a>(results: impl Iterator<Item = &'a EpisodeResult>, scenes: &Scenes<'_>) -> Rate {
+/// Success within `steps` control steps.
+fn rate<'a>(results: impl Iterator<Item = &'a EpisodeResult>, scenes: &Scenes<'_>, steps: u32) -> Rate {
     let outcomes = results
         .map(|result| Outcome {
             scene: scenes[&(result.task.as_str(), result.scene.as_str())],
             seed: result.seed,
-            success: result.success,
+            success: result.success && result.steps <= steps,
         })
         .collect::<Vec<_>>();
     let clustered = clustered_wilson95(&outcomes);
@@ -349,7 +370,7 @@ fn percent(results: &[&EpisodeResult]) -> f64 {
     100.0 * results.iter().filter(|result| result.success).count() as f64 / results.len() as f64
 }
 
-fn method_info(results: &[&EpisodeResult], scenes: &Scenes<'_>) -> MethodInfo {
+fn method_info(results: &[&EpisodeResult], scenes: &Scenes<'_>, imagination: u32) -> MethodInfo {
     let all = || results.iter().copied();
     let mut by_seed = BTreeMap::<u64, Vec<&EpisodeResult>>::new();
     let mut by_task = BTreeMap::<&str, Vec<&EpisodeResult>>::new();
@@ -359,19 +380,28 @@ fn method_info(results: &[&EpisodeResult], scenes: &Scenes<'_>) -> MethodInfo {
     }
     let per_seed = by_seed.iter().map(|(&seed, results)| (seed, percent(results))).collect::<BTreeMap<_, _>>();
     let steps = all().filter(|result| result.success).map(|result| f64::from(result.steps)).collect::<Vec<_>>();
+    let mut first_successes = BTreeMap::new();
+    for result in all().filter(|result| result.success) {
+        *first_successes.entry(result.steps).or_default() += 1;
+    }
+    let whole = u32::MAX;
+    let within = rate(all(), scenes, imagination);
     MethodInfo {
-        all: rate(all(), scenes),
+        all: rate(all(), scenes, whole),
         seeds: by_seed.into_keys().collect(),
-        in_support: rate(all().filter(|result| result.in_support), scenes),
-        out_of_support: rate(all().filter(|result| !result.in_support), scenes),
+        in_support: rate(all().filter(|result| result.in_support), scenes, whole),
+        out_of_support: rate(all().filter(|result| !result.in_support), scenes, whole),
         over_seeds: spread(&per_seed.values().copied().collect::<Vec<_>>()),
         per_seed,
         per_task: by_task
             .into_iter()
-            .map(|(task, results)| (task.to_owned(), rate(results.into_iter(), scenes)))
+            .map(|(task, results)| (task.to_owned(), rate(results.into_iter(), scenes, whole)))
             .collect(),
         paired_vs_base: None,
         mean_steps_to_success: spread(&steps).map(|steps| steps.mean),
+        first_successes,
+        pc_success_within_imagination: within.pc_success,
+        ci95_within_imagination: within.ci95,
         n_infrastructure_failures: 0,
     }
 }

@@ -25,8 +25,10 @@ fn results() -> Vec<EpisodeResult> {
     results
 }
 
+const CLOCK: ControlSteps = ControlSteps { demonstration: 14, imagination: 13 };
+
 fn build(results: &[EpisodeResult]) -> Result<EvalInfo, EvalError> {
-    EvalInfo::build(results, "w2a", "base", 48.0, &BTreeMap::new())
+    EvalInfo::build(results, "w2a", "base", 48.0, &BTreeMap::new(), CLOCK)
 }
 
 #[test]
@@ -46,6 +48,27 @@ fn counts_are_right() {
     assert!(base.paired_vs_base.is_none());
     assert_eq!(base.mean_steps_to_success, Some(11.5));
     assert_eq!((info.overall.eval_ep_s, info.overall.group.n_episodes), (2.0, 16));
+}
+
+#[test]
+fn success_within_the_imagination_has_the_same_denominator() {
+    let info = build(&results()).unwrap();
+    let (base, ours) = (&info.methods["base"], &info.methods["w2a"]);
+    // Scene `n` is solved at step `10 + n`: everything the base solves lies within 13 steps, of ours scenes 1 to 3.
+    assert_eq!(base.pc_success_within_imagination, base.all.pc_success);
+    assert_eq!(base.ci95_within_imagination, base.all.ci95);
+    assert_eq!(ours.pc_success_within_imagination, Some(600.0 / 16.0));
+    assert_eq!(ours.first_successes, BTreeMap::from([(11, 2), (12, 2), (13, 2), (14, 2), (15, 2), (16, 1)]));
+    let [lo, hi] = ours.ci95_within_imagination.unwrap();
+    assert!(lo < 37.5 && 37.5 < hi && hi < ours.all.ci95.unwrap()[1]);
+}
+
+#[test]
+fn an_episode_that_fails_before_the_imagination_ends_is_not_solved_by_it() {
+    // Failed episodes have a number of steps, too.
+    let results = [result("base", 0, 0, false), result("w2a", 0, 0, false)];
+    let ours = &build(&results).unwrap().methods["w2a"];
+    assert_eq!((ours.pc_success_within_imagination, ours.first_successes.len()), (Some(0.0), 0));
 }
 
 #[test]
@@ -78,6 +101,11 @@ fn the_file_has_lerobots_keys_and_reads_back() {
     assert!(method["ci95"][0].as_f64().unwrap() < method["pc_success"].as_f64().unwrap());
     assert_eq!(method["in_support"]["n_episodes"], 8);
     assert_eq!(method["paired_vs_base"]["won"], 5);
+    assert_eq!(
+        (&method["pc_success_within_imagination"], &json["control_steps"]["imagination"]),
+        (&37.5.into(), &13.into())
+    );
+    assert_eq!(method["first_successes"]["16"], 1);
 }
 
 #[test]
@@ -96,7 +124,7 @@ fn contradictory_support_is_refused() {
 
 #[test]
 fn a_missing_headline_is_named() {
-    let error = EvalInfo::build(&results(), "w2b", "base", 1.0, &BTreeMap::new()).unwrap_err().to_string();
+    let error = EvalInfo::build(&results(), "w2b", "base", 1.0, &BTreeMap::new(), CLOCK).unwrap_err().to_string();
     assert!(error.contains("\"w2b\"") && error.contains("base, w2a"), "{error}");
 }
 

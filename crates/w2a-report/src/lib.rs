@@ -18,8 +18,8 @@ mod tensorboard;
 
 pub use atomic::{WriteError, write_atomic};
 pub use eval::{
-    EpisodeResult, EvalError, EvalInfo, GroupInfo, METHODS, MethodInfo, Overall, Paired, Rate, TaskInfo, TaskMetrics,
-    method_label,
+    ControlSteps, EpisodeResult, EvalError, EvalInfo, GroupInfo, METHODS, MethodInfo, Overall, Paired, Rate, TaskInfo,
+    TaskMetrics, method_label,
 };
 pub use gif::gif;
 pub use html::{Align, Cell, Clip, Report, StripRow, Table};
@@ -28,5 +28,5 @@ pub use manifest::{DatasetRecord, GitState, Machine, Manifest, ManifestError, St
 pub use markup::Html;
 pub use metrics::{LineTime, METRICS_FILE, Metrics, MetricsError, MetricsLine, curve, read_metrics};
 pub use progress::{Progress, human_duration};
-pub use summary::{Scenes, outcome_sentence, success_chart, success_table, task_table};
+pub use summary::{Scenes, outcome_sentence, p_text, rate_cell, success_chart, success_table, task_table, time_chart};
 pub use tensorboard::EventWriter;

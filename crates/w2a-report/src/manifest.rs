@@ -224,6 +224,13 @@ impl Manifest {
         }
     }
 
+    /// Adds a pending stage at the end, unless there is one of that name.
+    pub fn add_stage(&mut self, name: &str) {
+        if !self.stages.iter().any(|stage| stage.name == name) {
+            self.stages.push(StageRecord { name: name.to_owned(), status: StageStatus::Pending, seconds: 0.0 });
+        }
+    }
+
     /// Sets a stage's status and adds `seconds` to its duration.
     ///
     /// # Errors

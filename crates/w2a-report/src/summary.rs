@@ -2,7 +2,7 @@
 
 use crate::eval::{EvalInfo, MethodInfo, Rate, method_label};
 use crate::html::{Align, Cell, Table};
-use crate::svg::{Emphasis, IntervalChart, IntervalRow};
+use crate::svg::{Emphasis, IntervalChart, IntervalRow, LinePlot};
 
 /// Below this the scenes won and lost differ by more than chance would often do.
 const SIGNIFICANT: f64 = 0.05;
@@ -89,6 +89,7 @@ fn note(method: &str) -> &'static str {
         "base_decoded" => "no residual: what decoding alone does",
         "w2a_shuffled" => "control: targets of other scenes",
         "w2a_oracle" => "bound: imagination replaced by real video",
+        "w2a_base_wm" => "imagined by a world model without skills",
         "base_wide_labels" => "bound: what the missing labels are worth",
         _ => "",
     }
@@ -109,11 +110,41 @@ pub fn success_chart(info: &EvalInfo, base: &str, scenes: Scenes, title: &str) -
     })
 }
 
-/// Every method: success on all, in-support and out-of-support scenes, won and lost against `base`, counts.
+/// Share of all episodes solved within `t` control steps over `t`, a line per method over all its seeds; the lengths of
+/// the demonstrations and of the imagination are marked, controls and bounds are dashed.
+pub fn time_chart(info: &EvalInfo, base: &str) -> LinePlot {
+    let steps = info.control_steps;
+    let solved_at = || info.methods.values().flat_map(|method| method.first_successes.keys().copied());
+    let last = solved_at().chain([steps.demonstration, steps.imagination]).max().unwrap_or(0);
+    // Nothing happens before the first success of all; one step of it is enough.
+    let first = solved_at().min().unwrap_or(last).saturating_sub(1);
+    let mut plot = LinePlot::new("", "control steps", "solved, %").include_y(0.0, 100.0);
+    for (name, method) in info.ordered_methods() {
+        let mut solved = 0;
+        let points = (first..=last).map(|step| {
+            solved += method.first_successes.get(&step).copied().unwrap_or(0);
+            (f64::from(step), 100.0 * solved as f64 / method.all.n_episodes as f64)
+        });
+        plot = plot.series(method_label(name), &points.collect::<Vec<_>>());
+        if emphasis(info, name, base) == Emphasis::Quiet {
+            plot = plot.dashed();
+        }
+    }
+    let at = |plot: LinePlot, what: &str, steps: u32| plot.mark(f64::from(steps), &format!("{what}: {steps} steps"));
+    if steps.demonstration == steps.imagination {
+        return at(plot, "demonstrations, imagination", steps.imagination);
+    }
+    at(at(plot, "imagination", steps.imagination), "demonstrations", steps.demonstration)
+}
+
+/// Every method: success on all, in-support and out-of-support scenes and within the imagined steps, won and lost against
+/// `base`, counts.
 pub fn success_table(info: &EvalInfo, base: &str) -> Table {
+    let within = format!("Within {} steps", info.control_steps.imagination);
     let columns = [
         ("Method", Align::Text),
         ("Success %", Align::Number),
+        (&within, Align::Number),
         ("In support", Align::Number),
         ("Out of support", Align::Number),
         ("Won / lost", Align::Number),
@@ -140,6 +171,7 @@ pub fn success_table(info: &EvalInfo, base: &str) -> Table {
         let cells = [
             Cell::with_note(method_label(name), format!("`{name}`")),
             rate_cell(&method.all),
+            percent_cell(method.pc_success_within_imagination, method.ci95_within_imagination),
             rate_cell(&method.in_support),
             rate_cell(&method.out_of_support),
             pairs.into(),
@@ -162,14 +194,20 @@ pub fn task_table(info: &EvalInfo, methods: &[&str]) -> Table {
     })
 }
 
-fn rate_cell(rate: &Rate) -> Cell {
-    match (rate.pc_success, rate.ci95) {
+/// A success rate in percent with its interval below, or a dash.
+pub fn rate_cell(rate: &Rate) -> Cell {
+    percent_cell(rate.pc_success, rate.ci95)
+}
+
+fn percent_cell(value: Option<f64>, interval: Option<[f64; 2]>) -> Cell {
+    match (value, interval) {
         (Some(value), Some([lo, hi])) => Cell::with_note(format!("{value:.1}"), format!("{lo:.1}–{hi:.1}")),
         _ => "–".into(),
     }
 }
 
-fn p_text(p_value: f64) -> String {
+/// A p-value as tables show it.
+pub fn p_text(p_value: f64) -> String {
     if p_value < 0.001 { "< 0.001".to_owned() } else { format!("{p_value:.3}") }
 }
 
@@ -178,7 +216,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::eval::EpisodeResult;
+    use crate::eval::{ControlSteps, EpisodeResult};
 
     fn info(base: impl Fn(usize) -> bool, ours: impl Fn(usize) -> bool) -> EvalInfo {
         let result = |method: &str, scene: usize, success| EpisodeResult {
@@ -189,12 +227,13 @@ mod tests {
             seed: 0,
             in_support: scene.is_multiple_of(2),
             success,
-            steps: 1,
+            steps: if success { 1 + scene as u32 } else { 120 },
             failure: None,
         };
         let results =
             (0..100).flat_map(|scene| [result("base", scene, base(scene)), result("w2a", scene, ours(scene))]);
-        EvalInfo::build(&results.collect::<Vec<_>>(), "w2a", "base", 1.0, &BTreeMap::new()).unwrap()
+        let steps = ControlSteps { demonstration: 100, imagination: 60 };
+        EvalInfo::build(&results.collect::<Vec<_>>(), "w2a", "base", 1.0, &BTreeMap::new(), steps).unwrap()
     }
 
     #[test]
@@ -213,6 +252,23 @@ mod tests {
     }
 
     #[test]
+    fn curves_over_time_end_at_the_success_rate_and_both_lengths_are_marked() {
+        let mut info = info(|scene| scene < 40, |scene| scene < 80);
+        let html = time_chart(&info, "base").render();
+        let html = html.as_str();
+        let last = |index: usize| html.split("points=\"").nth(index + 1).unwrap().split('"').next().unwrap();
+        let end = |index: usize| last(index).rsplit(' ').next().unwrap();
+        // Scene `n` is solved at step `n + 1`; the axis ends with the demonstrations, at step 100.
+        assert_eq!((end(0), end(1)), ("1000,600", "1000,200"));
+        assert!(last(1).starts_with("0,1000 "), "{}", last(1));
+        assert!(html.contains("imagination: 60 steps") && html.contains("demonstrations: 100 steps"));
+        info.control_steps.imagination = 100;
+        assert_eq!(time_chart(&info, "base").render().as_str().matches("class=\"mark\"").count(), 1);
+        info.methods.clear();
+        assert!(time_chart(&info, "base").render().as_str().contains("No data"));
+    }
+
+    #[test]
     fn the_tables_have_every_method_and_task() {
         use crate::html::Report;
         let info = info(|scene| scene < 40, |scene| scene < 80);
@@ -221,6 +277,7 @@ mod tests {
             .table(&task_table(&info, &["base", "dreamgen", "w2a"]), "")
             .render();
         assert!(page.contains("<tr class=\"headline\"><td>World2Act") && page.contains("40 / 0"));
+        assert!(page.contains(">Within 60 steps</th>") && page.contains("60.0<small>"));
         assert!(page.contains("&lt; 0.001") && page.contains("object/a") && !page.contains("DreamGen"));
     }
 }

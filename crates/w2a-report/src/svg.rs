@@ -15,7 +15,7 @@ pub use scatter::ScatterPlot;
 use crate::markup::{Html, escape};
 
 /// Number of series colours in the style sheet; more series reuse them.
-const COLOURS: usize = 8;
+const COLOURS: usize = 10;
 
 /// A number axis: its range, whether it is logarithmic, and where its labels are.
 #[derive(Clone, Debug, PartialEq)]

@@ -13,6 +13,15 @@ pub struct TaskInfo {
     pub horizon: usize,
     /// Control steps of every demonstration; chunk `t` of two demonstrations of a task is the same phase.
     pub demo_steps: usize,
+    /// The atomic prompts of a task of several grasp cycles; empty for a task of one.
+    parts: &'static [&'static str],
+}
+
+impl TaskInfo {
+    /// What the robot is told of each grasp cycle, in order: the instruction itself where there is one cycle only.
+    pub fn skills(&self) -> &[&'static str] {
+        if self.parts.is_empty() { std::slice::from_ref(&self.instruction) } else { self.parts }
+    }
 }
 
 /// What has to hold for success; names are those of the scene's items.
@@ -47,7 +56,14 @@ const fn task(
     relevant: &'static [&'static str],
 ) -> Task {
     // A quarter more time than the expert takes: room for a correction, not for a second attempt.
-    Task { info: TaskInfo { name, instruction, horizon: demo_steps + demo_steps / 4, demo_steps }, goal, relevant }
+    let horizon = demo_steps + demo_steps / 4;
+    Task { info: TaskInfo { name, instruction, horizon, demo_steps, parts: &[] }, goal, relevant }
+}
+
+/// A task of several grasp cycles.
+const fn in_parts(mut task: Task, parts: &'static [&'static str]) -> Task {
+    task.info.parts = parts;
+    task
 }
 
 const fn place(
@@ -135,26 +151,35 @@ static GOAL: [Task; 4] = [
 ];
 
 static LONG: [Task; 3] = [
-    place(
-        "red_bowl_blue_plate",
-        "put the red block in the bowl, then put the blue block on the plate",
-        LONG_STEPS,
-        &[("red block", "bowl"), ("blue block", "plate")],
-        &["red block", "bowl", "blue block", "plate"],
+    in_parts(
+        place(
+            "red_bowl_blue_plate",
+            "put the red block in the bowl, then put the blue block on the plate",
+            LONG_STEPS,
+            &[("red block", "bowl"), ("blue block", "plate")],
+            &["red block", "bowl", "blue block", "plate"],
+        ),
+        &["put the red block in the bowl", "put the blue block on the plate"],
     ),
-    place(
-        "red_and_blue_basket",
-        "put the red block and then the blue block in the basket",
-        LONG_STEPS,
-        &[("red block", "basket"), ("blue block", "basket")],
-        &["red block", "blue block", "basket"],
+    in_parts(
+        place(
+            "red_and_blue_basket",
+            "put the red block and then the blue block in the basket",
+            LONG_STEPS,
+            &[("red block", "basket"), ("blue block", "basket")],
+            &["red block", "blue block", "basket"],
+        ),
+        &["put the red block in the basket", "put the blue block in the basket"],
     ),
-    task(
-        "block_drawer_close",
-        "put the red block in the drawer and close it",
-        LONG_STEPS,
-        Goal::StoreInDrawer("red block"),
-        &["red block", "drawer"],
+    in_parts(
+        task(
+            "block_drawer_close",
+            "put the red block in the drawer and close it",
+            LONG_STEPS,
+            Goal::StoreInDrawer("red block"),
+            &["red block", "drawer"],
+        ),
+        &["put the red block in the drawer", "close the drawer"],
     ),
 ];
 
@@ -170,4 +195,20 @@ pub(crate) fn suite_tasks(suite: Suite) -> &'static [Task] {
 /// The tasks of a suite; a [`crate::Scene`]'s task is an index into this list.
 pub fn tasks(suite: Suite) -> Vec<TaskInfo> {
     suite_tasks(suite).iter().map(|task| task.info).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Suite, tasks};
+
+    #[test]
+    fn every_task_has_a_prompt_for_each_of_its_grasp_cycles() {
+        for &suite in Suite::ALL {
+            for task in tasks(suite) {
+                let cycles = task.demo_steps / super::SHORT_STEPS;
+                assert_eq!(task.skills().len(), cycles, "{}", task.name);
+                assert_eq!(task.skills() == [task.instruction], cycles == 1, "{}", task.name);
+            }
+        }
+    }
 }

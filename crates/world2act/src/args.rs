@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use toml::Value;
-use w2a_pipeline::{Profile, Stage};
+use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, Profile, Stage};
 
 mod world;
 
@@ -36,6 +36,24 @@ pub enum Action {
     },
     /// Use a world model on its own.
     World(WorldAction),
+    /// Say what a dataset is and what is wrong with it.
+    InspectData {
+        /// The dataset.
+        path: PathBuf,
+        /// Whether to go on after an episode that cannot be read.
+        skip_bad: bool,
+        /// Whether to print JSON.
+        json: bool,
+    },
+    /// Write a dataset as a LeRobot dataset.
+    ConvertData {
+        /// What is read.
+        input: PathBuf,
+        /// What is written.
+        output: PathBuf,
+        /// How.
+        options: ConvertOptions,
+    },
     /// Print what is in a weights file.
     ListWeights(PathBuf),
     /// Write a weights file as safetensors.
@@ -45,6 +63,27 @@ pub enum Action {
         /// What is written.
         output: PathBuf,
     },
+    /// Cut demonstrations into skills.
+    Skills(SkillsRequest),
+}
+
+/// What to cut into skills, and how.
+#[derive(Clone, Debug)]
+pub struct SkillsRequest {
+    /// The demonstrations.
+    pub dataset: PathBuf,
+    /// Folder of the result.
+    pub out: PathBuf,
+    /// Whether only to print what would be sent.
+    pub dry_run: bool,
+    /// Whether demonstrations that cannot be read are left out.
+    pub skip_bad: bool,
+    /// Whether to write the skill ranges in the authors' layout too.
+    pub write_ranges: bool,
+    /// The TOML file, if any.
+    pub config: Option<PathBuf>,
+    /// Values from flags, in their order.
+    pub overrides: Vec<Override>,
 }
 
 /// The stages to run and where.
@@ -139,9 +178,9 @@ enum Command {
     /// Run every stage and write report.html
     #[command(after_long_help = LONG_HELP)]
     Demo(RunArgs),
-    /// Run until demonstrations and action-free videos are recorded
+    /// Run until demonstrations and action-free videos are recorded; or inspect or convert datasets
     #[command(after_long_help = LONG_HELP)]
-    Data(RunArgs),
+    Data(DataArgs),
     /// Run until the world model is trained and has imagined; or use it on its own
     #[command(after_long_help = LONG_HELP)]
     World(WorldArgs),
@@ -160,6 +199,9 @@ enum Command {
     /// Run until report.html is written
     #[command(after_long_help = LONG_HELP)]
     Report(RunArgs),
+    /// Run the paper's ablation: objective, similarity, and LoRA instead of the residual; write ablation.html
+    #[command(after_long_help = LONG_HELP)]
+    Ablate(RunArgs),
     /// Print the resolved configuration as TOML
     #[command(after_long_help = LONG_HELP)]
     Config(ConfigArgs),
@@ -168,7 +210,42 @@ enum Command {
     /// List or convert weights: safetensors files, and checkpoints of torch.save, which are never executed
     #[command(subcommand)]
     Weights(WeightsCommand),
+    /// Cut demonstrations into skills: a dataset with one clip, and one prompt, for each
+    #[command(after_long_help = SKILLS_HELP)]
+    Skills(SkillsArgs),
 }
+
+#[derive(Clone, Debug, Args)]
+struct SkillsArgs {
+    /// Folder of a LeRobot dataset
+    dataset: PathBuf,
+    /// Folder for the skill dataset, skills.json, skills.html and the language model's answers
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// TOML file with settings below [skills]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the segments found and the questions to the language model; send and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Leave out demonstrations that cannot be read, and count them
+    #[arg(long)]
+    skip_bad: bool,
+    /// Also write video_metadata.json, the skill ranges in the layout of the paper's authors
+    #[arg(long)]
+    write_ranges: bool,
+}
+
+pub const SKILLS_HELP: &str = "\
+Settings:
+  skills.embodiment has to be given: tabletop, libero_panda, robocasa_panda or bridge_widowx. It sets where the
+  gripper's opening is found and when it counts as contact; every other setting can be changed by a flag or in the file.
+  skills.schema names a TOML or JSON file with the prompts of each instruction. Without it, or where it is not enough,
+  skills.llm asks a chat endpoint; it is off unless skills.llm.enabled is true.
+
+Examples:
+  world2act skills runs/demo/data/labelled_narrow --out skills --skills.embodiment=tabletop --skills.schema=docs/skills/tabletop.toml
+  world2act skills libero --out skills --skills.embodiment=libero_panda --skills.llm.enabled=true --skills.llm.base_url=https://api.example.org/v1 --skills.llm.model=chat --skills.llm.key_variable=LLM_KEY --dry-run";
 
 #[derive(Clone, Debug, Args)]
 struct DoctorArgs {
@@ -178,6 +255,67 @@ struct DoctorArgs {
     /// Device on which to compute for --parity [default: cpu]
     #[arg(long, value_name = "NAME", requires = "parity")]
     device: Option<String>,
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct DataArgs {
+    #[command(subcommand)]
+    command: Option<DataCommand>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum DataCommand {
+    /// Say what a dataset is, what is in it and what is wrong with it; exit code 2 if anything is
+    Inspect {
+        /// A LeRobot dataset, an HDF5 file, or a folder of HDF5 files
+        path: PathBuf,
+        /// Go on after an episode that cannot be read
+        #[arg(long)]
+        skip_bad: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write a dataset as a LeRobot dataset
+    Convert {
+        /// A LeRobot dataset, an HDF5 file, or a folder of HDF5 files
+        input: PathBuf,
+        /// The folder to write; must not exist
+        output: PathBuf,
+        /// The version to write: v2.1 (GR00T, openpi) or v3.0 (LeRobot from 0.4 on)
+        #[arg(long, value_name = "VERSION", value_parser = versions())]
+        to: DatasetVersion,
+        /// How cameras are stored: av1 (the default), h264 (the default with --gr00t), or none for images
+        #[arg(long, value_name = "CODEC", value_parser = codecs())]
+        video: Option<Codec>,
+        /// Leave out episodes that cannot be read; they are counted and named
+        #[arg(long)]
+        skip_bad: bool,
+        /// Add what GR00T's loader needs: modality.json, stats.json and relative_stats.json (v2.1 only)
+        #[arg(long)]
+        gr00t: bool,
+        /// Steps of the windows of GR00T's relative-action statistics
+        #[arg(long, value_name = "STEPS", requires = "gr00t", default_value_t = 16)]
+        horizon: usize,
+    },
+}
+
+impl DataCommand {
+    fn action(self) -> Action {
+        match self {
+            Self::Inspect { path, skip_bad, json } => Action::InspectData { path, skip_bad, json },
+            Self::Convert { input, output, to, video, skip_bad, gr00t, horizon } => {
+                // GR00T's default decoder has no AV1.
+                let video = video.map_or(Some(if gr00t { Encoding::H264 } else { Encoding::Av1 }), |codec| codec.0);
+                let gr00t_horizon = gr00t.then_some(horizon);
+                let options = ConvertOptions { version: to, video, skip_bad, gr00t_horizon };
+                Action::ConvertData { input, output, options }
+            }
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -206,19 +344,23 @@ Settings:
 Examples:
   world2act demo                                         everything at the default size, into runs/demo
   world2act demo --profile smoke --out runs/try          the smallest run, for a first look
+  world2act demo --profile long --out runs/long          tasks of two goals, imagined skill by skill
   world2act demo --resume                                continue after a kill; the numbers stay the same
   world2act align --out runs/a --align.loss.temperature=0.07
   world2act report --out runs/a --resume                 the remaining stages of that run
+  world2act data inspect demos --skip-bad                what a dataset is and what is wrong with it
+  world2act data convert demos lerobot --to v3.0         any dataset that is read, as a LeRobot dataset
+  world2act ablate --resume                              the paper's ablation, on what demo has left in runs/demo
   world2act config --profile full > full.toml            a file to edit and to pass as --config full.toml
 
 Exit codes:
   0  done
   1  our fault or the machine's: a bug, a training that diverged, a full disk, numbers that fail `doctor --parity`
-  2  yours to mend: an unknown setting, a missing file, a folder that already holds a run";
+  2  yours to mend: an unknown setting, a missing file, a folder that already holds a run, problems in a dataset";
 
 #[derive(Clone, Debug, Args)]
 struct RunArgs {
-    /// Folder of the run [default: runs/demo for demo, else runs/default]
+    /// Folder of the run [default: runs/demo for demo and ablate, else runs/default]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Continue the run in --out; stages that are done are not repeated
@@ -230,7 +372,8 @@ struct RunArgs {
 
 #[derive(Clone, Debug, Args)]
 struct ConfigArgs {
-    /// How much to train: smoke (a check that it runs), quick (the default), full (a solid result)
+    /// How much to train: smoke (a check that it runs), quick (the default), full (a solid result); long (tasks of two
+    /// goals: a world model with skills against one without)
     #[arg(long, value_name = "NAME", value_parser = profiles())]
     profile: Option<Profile>,
     /// TOML file with settings; those it leaves out keep the profile's values
@@ -248,8 +391,26 @@ struct ConfigArgs {
     device: Option<String>,
 }
 
+/// A codec, or none; a type of its own because clap reads an `Option` as a flag that may be absent.
+#[derive(Clone, Copy, Debug)]
+struct Codec(Option<Encoding>);
+
+fn codecs() -> impl TypedValueParser<Value = Codec> {
+    PossibleValuesParser::new(["av1", "h264", "none"]).map(|name| match name.as_str() {
+        "av1" => Codec(Some(Encoding::Av1)),
+        "h264" => Codec(Some(Encoding::H264)),
+        _ => Codec(None),
+    })
+}
+
+fn versions() -> impl TypedValueParser<Value = DatasetVersion> {
+    // The list holds nothing else, so that every name is one of a version.
+    PossibleValuesParser::new(["v2.1", "v3.0"])
+        .map(|name| DatasetVersion::from_name(&name).unwrap_or(DatasetVersion::V30))
+}
+
 fn profiles() -> impl TypedValueParser<Value = Profile> {
-    PossibleValuesParser::new(["smoke", "quick", "full"]).try_map(|name| name.parse::<Profile>())
+    PossibleValuesParser::new(Profile::ALL.map(Profile::name)).try_map(|name| name.parse::<Profile>())
 }
 
 /// Reads a command line, the program's name included.
@@ -260,7 +421,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
     let (plain, dotted) = split(arguments)?;
     let action = match Cli::try_parse_from(plain)?.command {
         Command::Demo(args) => args.request(Stage::Report, "runs/demo", dotted),
-        Command::Data(args) => args.request(Stage::Data, DEFAULT_OUT, dotted),
+        Command::Data(DataArgs { command: None, run }) => run.request(Stage::Data, DEFAULT_OUT, dotted),
+        Command::Data(DataArgs { command: Some(command), .. }) => {
+            no_settings("data inspect and data convert", dotted)?;
+            command.action()
+        }
         Command::World(WorldArgs { command: None, run }) => run.request(Stage::World, DEFAULT_OUT, dotted),
         Command::World(WorldArgs { command: Some(command), .. }) => {
             no_settings(command.name(), dotted)?;
@@ -271,6 +436,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
         Command::Posttrain(args) => args.request(Stage::Posttrain, DEFAULT_OUT, dotted),
         Command::Eval(args) => args.request(Stage::Eval, DEFAULT_OUT, dotted),
         Command::Report(args) => args.request(Stage::Report, DEFAULT_OUT, dotted),
+        Command::Ablate(args) => args.request(Stage::Ablation, "runs/demo", dotted),
         Command::Config(args) => Action::Config(args.layers(dotted)),
         Command::Doctor(args) => {
             no_settings("doctor", dotted)?;
@@ -286,6 +452,15 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
                 WeightsCommand::Convert { input, output } => Action::ConvertWeights { input, output },
             }
         }
+        Command::Skills(args) => Action::Skills(SkillsRequest {
+            dataset: args.dataset,
+            out: args.out,
+            dry_run: args.dry_run,
+            skip_bad: args.skip_bad,
+            write_ranges: args.write_ranges,
+            config: args.config,
+            overrides: dotted,
+        }),
     };
     Ok(action)
 }

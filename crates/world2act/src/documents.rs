@@ -3,8 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::args::{Action, IMAGINE_HELP, LONG_HELP, parse};
+use crate::args::{Action, IMAGINE_HELP, LONG_HELP, SKILLS_HELP, parse};
 use crate::resolve::printed_config;
+use crate::skills::config as skills_config;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -52,16 +53,24 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
         let found = code(&text).filter_map(arguments).map(|words| (path.display().to_string(), words));
         commands.extend(found);
     }
-    let help = LONG_HELP.lines().chain(IMAGINE_HELP.lines());
+    let help = [LONG_HELP, IMAGINE_HELP, SKILLS_HELP].into_iter().flat_map(str::lines);
     commands.extend(help.filter_map(arguments).map(|words| ("the help".into(), words)));
     assert!(commands.len() >= 6, "{commands:?}");
     for (place, words) in commands {
         let layers = match parse(words.clone()).unwrap_or_else(|error| panic!("{place}: {words:?}: {error}")) {
             Action::Run(run) => run.layers,
             Action::Config(layers) => layers,
+            Action::Skills(asked) => {
+                if asked.config.is_none() {
+                    skills_config(&asked).unwrap_or_else(|error| panic!("{place}: {words:?}: {error}"));
+                }
+                continue;
+            }
             Action::Doctor
             | Action::Parity { .. }
             | Action::World(_)
+            | Action::InspectData { .. }
+            | Action::ConvertData { .. }
             | Action::ListWeights(_)
             | Action::ConvertWeights { .. } => continue,
         };

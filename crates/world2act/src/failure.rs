@@ -27,6 +27,9 @@ pub enum Failure {
     /// The work itself.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// Cutting demonstrations into skills.
+    #[error(transparent)]
+    Skills(#[from] w2a_skills::SkillsError),
     /// Numbers that do not agree with the reference.
     #[error(
         "{} of {} tensors do not agree with the reference; report the lines above with the output of `world2act doctor`",
@@ -37,6 +40,12 @@ pub enum Failure {
         /// How many were compared, and how many failed.
         counts: (usize, usize),
     },
+    /// A dataset with something wrong; what it is has been printed.
+    #[error("{count} problems in the dataset; the lines above say which and what to do")]
+    Problems {
+        /// How many.
+        count: usize,
+    },
     /// The result could not be printed.
     #[error("printing the result: {0}")]
     Output(#[from] std::io::Error),
@@ -45,9 +54,10 @@ pub enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         let is_users_mistake = match self {
-            Self::Args(_) => true,
+            Self::Args(_) | Self::Problems { .. } => true,
             Self::Settings(error) => error.is_users_mistake(),
             Self::Pipeline(error) => error.is_users_mistake(),
+            Self::Skills(error) => error.is_users_mistake(),
             Self::Parity { .. } | Self::Output(_) => false,
         };
         if is_users_mistake { USERS_MISTAKE } else { OURS }

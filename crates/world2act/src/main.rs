@@ -7,6 +7,7 @@ mod documents;
 mod failure;
 mod resolve;
 mod settings;
+mod skills;
 mod world;
 
 use std::io::{ErrorKind, Write};
@@ -34,8 +35,15 @@ fn run() -> Result<(), Failure> {
             if report.holds() { Ok(()) } else { Err(Failure::Parity { counts: report.counts() }) }
         }
         Action::World(action) => print(&world::execute(&action)?),
+        Action::InspectData { path, skip_bad, json } => {
+            let report = w2a_pipeline::inspect_data(&path, skip_bad, json)?;
+            print(&report.text)?;
+            if report.problems == 0 { Ok(()) } else { Err(Failure::Problems { count: report.problems }) }
+        }
+        Action::ConvertData { input, output, options } => print(&w2a_pipeline::convert_data(&input, &output, options)?),
         Action::ListWeights(file) => print(&w2a_pipeline::list_weights(&file)?),
         Action::ConvertWeights { input, output } => print(&w2a_pipeline::convert_weights(&input, &output)?),
+        Action::Skills(asked) => print(&skills::run(&asked)?),
         Action::Config(layers) => print(&resolve::printed_config(&layers)?),
         Action::Run(asked) => {
             let (request, notes) = resolve::request(&asked)?;

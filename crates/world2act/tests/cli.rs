@@ -187,4 +187,52 @@ fn the_adapter_family_is_one_word_and_foreign_weights_are_refused_before_the_dis
     let err = refused(&["align", "--align.adapter=action-vae", &file]);
     assert!(err.contains("align.init") && err.contains("encoder.0.weight"), "{err}");
     assert!(refused(&["align", "--align.init=absent.pt"]).contains("absent.pt"));
+    // The action VAE has one contrast, so there is nothing to ablate.
+    let err = refused(&["ablate", "--align.adapter=action-vae", "--out", "run"]);
+    assert!(err.contains("align.adapter: expected mlp"), "{err}");
+}
+
+#[test]
+fn a_cut_without_an_embodiment_or_with_a_key_among_its_settings_touches_nothing_and_does_not_repeat_the_key() {
+    let cut = |more: &[&str]| refused(&[&["skills", "data", "--out", "cut"], more].concat());
+    assert!(cut(&[]).contains("skills.embodiment: expected one of tabletop"));
+    let address = "--skills.llm.base_url=https://example.org/v1";
+    let with_key = ["--skills.embodiment=tabletop", "--skills.llm.enabled=true", address, "--skills.llm.model=m"];
+    let err = cut(&[&with_key[..], &["--skills.llm.key_variable=sk-very-secret"]].concat());
+    assert!(err.contains("NAME of an environment variable") && !err.contains("secret"), "{err}");
+    let err = cut(&[&with_key[..], &["--skills.llm.key_variable=W2A_NO_SUCH_KEY"]].concat());
+    assert!(err.contains("no meta/info.json"), "{err}");
+}
+
+/// Demonstrations in the form that LIBERO has: see `scripts/hdf5_fixtures.py`.
+fn libero() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../w2a-data/tests/fixtures/hdf5");
+    folder.join("KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5").to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_dataset_is_inspected_converted_and_its_problems_are_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, _) = expect(folder.path(), &["data", "inspect", &libero()], 0);
+    assert!(out.contains("HDF5 (libero)") && out.contains("no problems found"), "{out}");
+    let convert = ["data", "convert", &libero(), "set", "--to", "v3.0", "--video", "none"];
+    let (out, _) = expect(folder.path(), &convert, 0);
+    assert!(out.starts_with("set: LeRobot v3.0, 3 episodes, 12 frames"), "{out}");
+    let (_, err) = expect(folder.path(), &convert, 2);
+    assert!(err.contains("the path already exists"), "{err}");
+
+    std::fs::remove_file(folder.path().join("set/meta/stats.json")).unwrap();
+    let (out, err) = expect(folder.path(), &["data", "inspect", "set", "--json"], 2);
+    let report: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&report["frames"], &report["action"]["width"]), (&12.into(), &7.into()));
+    assert!(report["problems"][0]["message"].as_str().unwrap().contains("stats.json is missing"), "{out}");
+    assert!(err.contains("problems in the dataset"), "{err}");
+}
+
+#[test]
+fn what_is_no_dataset_and_options_that_do_not_fit_are_refused() {
+    assert!(refused(&["data", "inspect", "nowhere"]).contains("nowhere"));
+    assert!(refused(&["data", "convert", "nowhere", "set", "--to", "v2.1"]).contains("nowhere"));
+    let err = refused(&["data", "convert", "nowhere", "set", "--to", "v3.0", "--gr00t"]);
+    assert!(err.contains("v2.1 only"), "{err}");
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::video::VideoError;
 use crate::{EpisodeError, StatisticsError};
 
 /// A dataset that cannot be written or read; every message names the file and what to do next.
@@ -109,6 +110,16 @@ pub enum DatasetError {
         /// What is wrong.
         reason: String,
     },
+    /// The video of an episode cannot be read or written.
+    #[error("episode {episode}, {place}: {source}")]
+    Video {
+        /// Which episode.
+        episode: usize,
+        /// Which camera, and which frame where one is meant.
+        place: String,
+        /// What is wrong, with the file.
+        source: Box<VideoError>,
+    },
     /// A value is NaN or infinite.
     #[error("{}: episode {episode}, frame {frame}: {feature:?} is not finite; drop the episode or repair the recording", file.display())]
     NotFinite {
@@ -157,6 +168,18 @@ pub enum DatasetError {
         /// Number of episodes.
         episodes: usize,
     },
+    /// No such step.
+    #[error("reading dataset {}: episode {episode} has no frame {frame}, it has {frames}", path.display())]
+    NoSuchStep {
+        /// The dataset's folder.
+        path: PathBuf,
+        /// Which episode.
+        episode: usize,
+        /// The frame asked for, counted from 0.
+        frame: usize,
+        /// Number of frames.
+        frames: usize,
+    },
     /// A writer that failed before was used again.
     #[error("writing dataset {}: an earlier write failed, so the dataset is incomplete; start it again", path.display())]
     Poisoned {
@@ -179,6 +202,12 @@ impl DatasetError {
     ) -> impl FnOnce(parquet::errors::ParquetError) -> Self {
         let file = file.into();
         move |source| Self::Parquet { operation, file, source }
+    }
+
+    /// Attaches the episode and the place in it to the error of a video.
+    pub(super) fn video(episode: usize, place: impl Into<String>) -> impl FnOnce(VideoError) -> Self {
+        let place = place.into();
+        move |source| Self::Video { episode, place, source: Box::new(source) }
     }
 
     /// A [`DatasetError::Mismatch`].

@@ -5,8 +5,10 @@ use std::path::{Component, Path, PathBuf};
 use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 use super::error::DatasetError;
+use crate::video::Encoding;
 
 /// The layouts of LeRobot datasets that can be written and read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,24 @@ pub(super) struct Feature {
     pub dtype: String,
     pub shape: Vec<u64>,
     #[serde(default)]
-    pub names: serde_json::Value,
+    pub names: Value,
+    /// Of a video: codec, size and rate, and whether it holds depths.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub info: Value,
+}
+
+impl Feature {
+    fn holds_depths(&self) -> bool {
+        ["is_depth_map", "video.is_depth_map"].iter().any(|key| self.info.get(key) == Some(&true.into()))
+    }
+
+    /// Width of a numeric feature of one axis.
+    pub fn width(&self) -> Option<usize> {
+        match self.shape[..] {
+            [width] => usize::try_from(width).ok().filter(|width| (1..=MAX_WIDTH).contains(width)),
+            _ => None,
+        }
+    }
 }
 
 /// `features` in the order of the file, which is the order of the cameras.
@@ -109,6 +128,8 @@ pub(super) struct Info {
     #[serde(default)]
     pub chunks_size: Option<u64>,
     pub data_path: String,
+    #[serde(default)]
+    pub video_path: Option<String>,
     pub features: Features,
 }
 
@@ -182,14 +203,23 @@ impl DatasetSpec {
         Ok(())
     }
 
-    /// The features of such a dataset, in LeRobot's form.
-    pub(super) fn features(&self) -> Features {
-        let feature = |dtype: &str, shape: Vec<u64>, names| Feature { dtype: dtype.into(), shape, names };
+    /// The features of such a dataset, in LeRobot's form; the cameras are videos of `video` if it is given.
+    pub(super) fn features(&self, video: Option<Encoding>) -> Features {
+        let feature = |dtype: &str, shape, names| Feature { dtype: dtype.into(), shape, names, info: Value::Null };
         let mut features = Vec::new();
         for camera in &self.cameras {
             let shape = vec![camera.height as u64, camera.width as u64, 3];
             let names = serde_json::json!(["height", "width", "channels"]);
-            features.push((format!("{CAMERA_PREFIX}{}", camera.name), feature("image", shape, names)));
+            let kind = if video.is_some() { "video" } else { "image" };
+            let mut image = feature(kind, shape, names);
+            if let Some(video) = video {
+                image.info = serde_json::json!({
+                    "video.height": camera.height, "video.width": camera.width, "video.codec": video.codec().name(),
+                    "video.pix_fmt": "yuv420p", "video.is_depth_map": false, "video.fps": self.fps,
+                    "video.channels": 3, "has_audio": false,
+                });
+            }
+            features.push((format!("{CAMERA_PREFIX}{}", camera.name), image));
         }
         for (key, width) in [(STATE, self.proprio_dim), (ACTION, self.action_dim)] {
             if width > 0 {
@@ -197,20 +227,40 @@ impl DatasetSpec {
                 features.push((key.into(), feature("float32", vec![width as u64], serde_json::json!(names))));
             }
         }
-        features.push(("timestamp".into(), feature("float32", vec![1], serde_json::Value::Null)));
+        features.push(("timestamp".into(), feature("float32", vec![1], Value::Null)));
         for key in ["frame_index", "episode_index", "index", "task_index"] {
-            features.push((key.into(), feature("int64", vec![1], serde_json::Value::Null)));
+            features.push((key.into(), feature("int64", vec![1], Value::Null)));
         }
         Features(features)
     }
+}
+
+impl Layout {
+    /// The cameras whose images are in video files.
+    pub fn video_cameras(&self) -> impl Iterator<Item = &CameraSpec> {
+        self.spec.cameras.iter().zip(&self.cameras).filter(|(_, source)| source.is_video).map(|(camera, _)| camera)
+    }
+}
+
+/// Where the images of a camera are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CameraSource {
+    /// The feature's name, which is the column's and part of the path of a video.
+    pub key: String,
+    /// In video files, not in the rows.
+    pub is_video: bool,
 }
 
 /// What reading takes from the features: the specification, the cameras' columns and what is left aside.
 pub(super) struct Layout {
     pub version: Version,
     pub spec: DatasetSpec,
-    /// Column of every camera, in the order of `spec.cameras`.
-    pub camera_keys: Vec<String>,
+    /// Where the images of every camera are, in the order of `spec.cameras`.
+    pub cameras: Vec<CameraSource>,
+    /// Column of the proprioception.
+    pub state_key: &'static str,
+    /// Column of the actions.
+    pub action_key: &'static str,
     /// Features that an [`crate::Episode`] has no place for.
     pub ignored: Vec<String>,
 }
@@ -231,6 +281,10 @@ impl Info {
         if !(info.fps >= 1.0 && info.fps <= f64::from(u32::MAX) && info.fps.fract() == 0.0) {
             return Err(wrong("fps", info.fps.to_string(), "a whole number of steps per second, at least 1"));
         }
+        let has = |key: &str| info.features.0.iter().any(|(other, _)| other == key);
+        // The short names are openpi's.
+        let state_key = if !has(STATE) && has("state") { "state" } else { STATE };
+        let action_key = if !has(ACTION) && has("actions") { "actions" } else { ACTION };
         let mut layout = Layout {
             version,
             spec: DatasetSpec {
@@ -240,20 +294,20 @@ impl Info {
                 action_dim: 0,
                 robot_type: info.robot_type.clone(),
             },
-            camera_keys: Vec::new(),
+            cameras: Vec::new(),
+            state_key,
+            action_key,
             ignored: Vec::new(),
         };
         for (key, feature) in &info.features.0 {
             let shape = format!("shape of feature {key:?}");
             match feature.dtype.as_str() {
-                "video" => {
-                    let what = format!("dtype of feature {key:?}");
-                    return Err(wrong(&what, "video".into(), "image (video files are not decoded by this crate)"));
-                }
-                "image" => {
+                "video" | "image" if feature.holds_depths() => layout.ignored.push(key.clone()),
+                "video" | "image" => {
                     let side =
                         |value: u64| usize::try_from(value).ok().filter(|side| (1..=MAX_IMAGE_SIDE).contains(side));
-                    let &[height, width, 3] = &feature.shape[..] else {
+                    // Some converters put the channels first, as PyTorch does.
+                    let (&[height, width, 3] | &[3, height, width]) = &feature.shape[..] else {
                         return Err(wrong(&shape, format!("{:?}", feature.shape), "[height, width, 3]"));
                     };
                     let (Some(height), Some(width)) = (side(height), side(width)) else {
@@ -265,18 +319,19 @@ impl Info {
                         return Err(wrong("cameras", format!("two called {name:?}"), "different names"));
                     }
                     layout.spec.cameras.push(CameraSpec { name, height, width });
-                    layout.camera_keys.push(key.clone());
+                    let is_video = feature.dtype == "video";
+                    if is_video && info.video_path.is_none() {
+                        return Err(wrong("video_path", "missing".into(), "a template, as there are video features"));
+                    }
+                    layout.cameras.push(CameraSource { key: key.clone(), is_video });
                 }
-                dtype if key == STATE || key == ACTION => {
-                    let width = match feature.shape[..] {
-                        [width] => usize::try_from(width).ok().filter(|width| (1..=MAX_WIDTH).contains(width)),
-                        _ => None,
-                    };
-                    let Some(width) = width.filter(|_| matches!(dtype, "float32" | "float64")) else {
+                dtype if key == state_key || key == action_key => {
+                    let Some(width) = feature.width().filter(|_| matches!(dtype, "float32" | "float64")) else {
                         let expected = format!("floats of shape [1] to [{MAX_WIDTH}]");
                         return Err(wrong(&shape, format!("{dtype} {:?}", feature.shape), &expected));
                     };
-                    *(if key == STATE { &mut layout.spec.proprio_dim } else { &mut layout.spec.action_dim }) = width;
+                    *(if key == state_key { &mut layout.spec.proprio_dim } else { &mut layout.spec.action_dim }) =
+                        width;
                 }
                 _ if matches!(&key[..], "timestamp" | "frame_index" | "episode_index" | "index" | "task_index") => {}
                 _ => layout.ignored.push(key.clone()),
@@ -291,8 +346,14 @@ impl Info {
 
 /// Fills the placeholders of a path template such as `data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet`.
 ///
-/// The result is relative and stays below the dataset's folder by construction: every component is a plain name.
-pub(super) fn fill_template(file: &Path, template: &str, values: &[(&str, u64)]) -> Result<PathBuf, DatasetError> {
+/// `video_key` is what `{video_key}` stands for. The result is relative and stays below the dataset's folder by
+/// construction: every component is a plain name.
+pub(super) fn fill_template(
+    file: &Path,
+    template: &str,
+    values: &[(&str, u64)],
+    video_key: Option<&str>,
+) -> Result<PathBuf, DatasetError> {
     let refuse =
         |reason: String| Err(DatasetError::Template { file: file.to_owned(), template: template.to_owned(), reason });
     let (mut filled, mut rest) = (String::new(), template);
@@ -301,6 +362,11 @@ pub(super) fn fill_template(file: &Path, template: &str, values: &[(&str, u64)])
         let Some((inside, after)) = rest[open..].strip_prefix('{').and_then(|tail| tail.split_once('}')) else {
             return refuse("has unbalanced braces".into());
         };
+        if let ("video_key", Some(key)) = (inside, video_key) {
+            filled.push_str(key);
+            rest = after;
+            continue;
+        }
         let (name, format) = inside.split_once(':').unwrap_or((inside, "d"));
         let Some((_, value)) = values.iter().find(|(known, _)| *known == name) else {
             let known: Vec<&str> = values.iter().map(|(known, _)| *known).collect();
@@ -334,7 +400,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn fill(template: &str) -> Result<PathBuf, DatasetError> {
-        fill_template(Path::new("info.json"), template, &[("chunk_index", 2), ("file_index", 1234)])
+        let values = [("chunk_index", 2), ("file_index", 1234)];
+        fill_template(Path::new("info.json"), template, &values, Some("observation.images.top"))
     }
 
     #[test]
@@ -342,6 +409,7 @@ mod tests {
         let path = fill("data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet").unwrap();
         assert_eq!(path, Path::new("data/chunk-002/file-1234.parquet"));
         assert_eq!(fill("{file_index}/{chunk_index:d}").unwrap(), Path::new("1234/2"));
+        assert_eq!(fill("videos/{video_key}/1.mp4").unwrap(), Path::new("videos/observation.images.top/1.mp4"));
     }
 
     #[test]
@@ -349,6 +417,14 @@ mod tests {
         for hostile in ["../{file_index}", "/etc/passwd", "data/../../x", "", "C:/x", "a\\..\\b", "a\0b", "./../x"] {
             let error = fill(hostile).unwrap_err().to_string();
             assert!(error.contains("not a path inside the dataset"), "{hostile:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_video_key_that_leaves_the_dataset_is_refused() {
+        for hostile in ["../..", "/etc", "a/../../../b", "C:", "..\\x"] {
+            let filled = fill_template(Path::new("info.json"), "{video_key}/1.mp4", &[], Some(hostile));
+            assert!(matches!(filled, Err(DatasetError::Template { .. })), "{hostile:?}");
         }
     }
 
@@ -374,7 +450,7 @@ mod tests {
                 action_dim: 7,
                 robot_type: None,
             }
-            .features();
+            .features(None);
             let mut json = serde_json::to_vec(&serde_json::json!({
                 "codebase_version": "v3.0", "fps": 20, "total_episodes": 1, "total_frames": 5,
                 "data_path": "data/chunk-{chunk_index:03d}.parquet", "features": serde_json::to_value(&features).unwrap(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::DatasetError;
 use super::info::{INFO, Info, Layout, Version, fill_template};
+use super::modality::Modality;
 use super::table::Table;
 
 pub(super) const TASKS_JSONL: &str = "meta/tasks.jsonl";
@@ -21,13 +22,13 @@ const MAX_JSON_BYTES: u64 = 16 << 20;
 const MEND: &str = "the metadata is damaged; restore it or convert the dataset with LeRobot";
 
 /// What the metadata says of one episode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EpisodeRecord {
     /// Position in the dataset.
     pub index: usize,
-    /// Number of frames, at least 1.
+    /// Number of frames; an episode of 0 cannot be read.
     pub length: usize,
-    /// The instruction.
+    /// The instruction: the first of the episode's tasks. Its rows say which one counts.
     pub instruction: String,
     /// Where it came from; empty if the dataset does not say (LeRobot has no such field, ours is an extra column).
     pub source: String,
@@ -35,10 +36,23 @@ pub struct EpisodeRecord {
     pub(super) checksum: Option<String>,
     /// The data file, relative to the dataset.
     pub(super) file: PathBuf,
+    /// All tasks that the metadata gives the episode.
+    pub(super) tasks: Vec<String>,
     /// First row within that file.
     pub(super) first_row: usize,
+    /// Where the episode is in the videos of every camera that is a video, in their order.
+    pub(super) videos: Vec<VideoPlace>,
     /// Rows that file has by the metadata: all its episodes together.
     pub(super) file_rows: usize,
+}
+
+/// Where an episode is in a video.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct VideoPlace {
+    /// The video file, relative to the dataset.
+    pub file: PathBuf,
+    /// Time of the episode's first frame in it, in seconds.
+    pub from_s: f64,
 }
 
 /// A line of `meta/episodes.jsonl`.
@@ -60,12 +74,26 @@ pub(super) struct TaskLine {
     pub task: String,
 }
 
+/// A feature as `meta/info.json` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeatureSpec {
+    /// Its name, such as `observation.images.top`.
+    pub key: String,
+    /// Its type, such as `float32`, `video` or `string`.
+    pub dtype: String,
+    /// Its shape; of an image rows, columns, channels.
+    pub shape: Vec<u64>,
+}
+
 /// Everything the metadata says.
 pub(super) struct Plan {
     pub layout: Layout,
     pub episodes: Vec<EpisodeRecord>,
     /// Instructions by `task_index`.
     pub tasks: Vec<String>,
+    /// All features, in the order of the file.
+    pub features: Vec<FeatureSpec>,
+    pub modality: Option<Modality>,
 }
 
 /// An episode before its place is known.
@@ -77,11 +105,15 @@ struct Entry {
     checksum: Option<String>,
     /// `(chunk, file, first global row, end)` in version 3.0.
     place: Option<(u64, u64, u64, u64)>,
+    /// `(chunk, file, from_timestamp)` of every video in version 3.0.
+    videos: Vec<(u64, u64, f64)>,
 }
 
 impl Plan {
     /// Reads and checks the metadata below `root`.
-    pub fn read(root: &Path) -> Result<Self, DatasetError> {
+    ///
+    /// `strict` refuses what would make a single episode unreadable: no frames, or a file that is not there.
+    pub fn read(root: &Path, strict: bool) -> Result<Self, DatasetError> {
         let file = root.join(INFO);
         if !file.is_file() {
             return Err(DatasetError::NotADataset { path: root.to_owned() });
@@ -98,9 +130,10 @@ impl Plan {
                     source: line.source,
                     checksum: line.checksum,
                     place: None,
+                    videos: Vec::new(),
                 })
                 .collect(),
-            Version::V30 => read_episode_tables(root)?,
+            Version::V30 => read_episode_tables(root, &layout)?,
         };
         entries.sort_by_key(|entry| entry.index);
         let wrong = |what: &str, got: u64, expected: u64| Err(DatasetError::mismatch(&file, what, got, expected, MEND));
@@ -114,26 +147,42 @@ impl Plan {
         if frames != Some(info.total_frames) {
             return wrong("total_frames", info.total_frames, frames.unwrap_or(u64::MAX));
         }
-        let episodes = locate(root, &info, entries)?;
-        Ok(Self { layout, episodes, tasks })
+        let episodes = locate(root, &info, &layout, entries, strict)?;
+        let modality = Modality::read(root, &info.features)?;
+        let features = info.features.0.iter().map(|(key, feature)| FeatureSpec {
+            key: key.clone(),
+            dtype: feature.dtype.clone(),
+            shape: feature.shape.clone(),
+        });
+        Ok(Self { features: features.collect(), modality, layout, episodes, tasks })
     }
 }
 
 /// Finds the file and rows of every episode and checks that the files exist.
-fn locate(root: &Path, info: &Info, entries: Vec<Entry>) -> Result<Vec<EpisodeRecord>, DatasetError> {
+fn locate(
+    root: &Path,
+    info: &Info,
+    layout: &Layout,
+    entries: Vec<Entry>,
+    strict: bool,
+) -> Result<Vec<EpisodeRecord>, DatasetError> {
     let file = root.join(INFO);
     let mut episodes: Vec<EpisodeRecord> = Vec::new();
     let mut next_row = 0_u64;
     let mut file_start = 0;
+    let present = |path: &Path, needed_by: &str| {
+        let file = root.join(path);
+        let is_there = !strict || file.is_file();
+        if is_there { Ok(()) } else { Err(DatasetError::Missing { file, needed_by: needed_by.into() }) }
+    };
     for entry in entries {
         let wrong = |what: &str, got: String, expected: String| {
             DatasetError::mismatch(&file, format!("{what} of episode {}", entry.index), got, expected, MEND)
         };
-        let length = usize::try_from(entry.length).ok().filter(|&length| length > 0);
+        let length = usize::try_from(entry.length).ok().filter(|&length| length > 0 || !strict);
         let length = length.ok_or_else(|| wrong("length", entry.length.to_string(), "at least 1".into()))?;
-        let [instruction] = &entry.tasks[..] else {
-            return Err(wrong("number of tasks", entry.tasks.len().to_string(), "exactly 1".into()));
-        };
+        let instruction = entry.tasks.first().cloned();
+        let instruction = instruction.ok_or_else(|| wrong("number of tasks", "0".into(), "at least 1".into()))?;
         let values = match entry.place {
             None => vec![
                 ("episode_chunk", entry.index / info.chunks_size.filter(|&size| size > 0).unwrap_or(1000)),
@@ -147,20 +196,32 @@ fn locate(root: &Path, info: &Info, entries: Vec<Entry>) -> Result<Vec<EpisodeRe
                 vec![("chunk_index", chunk), ("file_index", number)]
             }
         };
-        let path = fill_template(&file, &info.data_path, &values)?;
+        let path = fill_template(&file, &info.data_path, &values, None)?;
         if episodes.last().is_none_or(|last| last.file != path) {
-            if !root.join(&path).is_file() {
-                let needed_by = format!("episode {}", entry.index);
-                return Err(DatasetError::Missing { file: root.join(path), needed_by });
-            }
+            present(&path, &format!("episode {}", entry.index))?;
             file_start = next_row;
         } else if entry.place.is_none() {
             return Err(wrong("data file", path.display().to_string(), "a file of its own".into()));
         }
+        let mut videos = Vec::new();
+        for (number, camera) in layout.cameras.iter().filter(|camera| camera.is_video).enumerate() {
+            let template = info.video_path.as_deref().unwrap_or_default();
+            let (values, from_s) = match entry.videos.get(number) {
+                Some(&(chunk, number, from_s)) => (vec![("chunk_index", chunk), ("file_index", number)], from_s),
+                None => (values.clone(), 0.0),
+            };
+            let video = fill_template(&file, template, &values, Some(&camera.key))?;
+            if episodes.last().is_none_or(|last: &EpisodeRecord| last.videos[number].file != video) {
+                present(&video, &format!("episode {}, camera {:?}", entry.index, camera.key))?;
+            }
+            videos.push(VideoPlace { file: video, from_s });
+        }
         episodes.push(EpisodeRecord {
             index: episodes.len(),
             length,
-            instruction: instruction.clone(),
+            instruction,
+            tasks: entry.tasks,
+            videos,
             source: entry.source,
             checksum: entry.checksum,
             file: path,
@@ -176,7 +237,7 @@ fn locate(root: &Path, info: &Info, entries: Vec<Entry>) -> Result<Vec<EpisodeRe
     Ok(episodes)
 }
 
-fn read_small(file: &Path) -> Result<Vec<u8>, DatasetError> {
+pub(super) fn read_small(file: &Path) -> Result<Vec<u8>, DatasetError> {
     let opened = std::fs::File::open(file).map_err(DatasetError::io("opening", file))?;
     let mut bytes = Vec::new();
     opened.take(MAX_JSON_BYTES + 1).read_to_end(&mut bytes).map_err(DatasetError::io("reading", file))?;
@@ -255,7 +316,7 @@ fn naturals(file: &Path, table: &Table, column: &str) -> Result<Vec<u64>, Datase
 }
 
 /// The rows of all `meta/episodes/chunk-*/file-*.parquet`, in the order of their names.
-fn read_episode_tables(root: &Path) -> Result<Vec<Entry>, DatasetError> {
+fn read_episode_tables(root: &Path, layout: &Layout) -> Result<Vec<Entry>, DatasetError> {
     let mut entries = Vec::new();
     let folder = root.join(EPISODES_DIR);
     let mut found = false;
@@ -271,6 +332,18 @@ fn read_episode_tables(root: &Path) -> Result<Vec<Entry>, DatasetError> {
             let tasks = table.texts("tasks", rows.clone())?;
             let extra = |name: &str| table.has(name).then(|| table.texts(name, rows.clone())).transpose();
             let (sources, checksums) = (extra("source")?, extra("checksum")?);
+            let mut videos = Vec::new();
+            for camera in layout.cameras.iter().filter(|camera| camera.is_video) {
+                let name = |what: &str| format!("videos/{}/{what}", camera.key);
+                let times = (name("from_timestamp"), name("to_timestamp"));
+                let (starts, ends) = (table.doubles(&times.0, rows.clone())?, table.doubles(&times.1, rows.clone())?);
+                if let Some(row) = starts.iter().zip(&ends).position(|(from, to)| !(*from >= 0.0 && from <= to)) {
+                    let got = format!("{}..{}", starts[row], ends[row]);
+                    let what = format!("row {row} of {:?} and {:?}", times.0, times.1);
+                    return Err(DatasetError::mismatch(&file, what, got, "a span of time, in seconds", MEND));
+                }
+                videos.push((column(&name("chunk_index"))?, column(&name("file_index"))?, starts));
+            }
             for (row, tasks) in tasks.into_iter().enumerate() {
                 entries.push(Entry {
                     index: indices[row],
@@ -279,6 +352,10 @@ fn read_episode_tables(root: &Path) -> Result<Vec<Entry>, DatasetError> {
                     source: sources.as_ref().map(|sources| sources[row].concat()).unwrap_or_default(),
                     checksum: checksums.as_ref().map(|checksums| checksums[row].concat()),
                     place: Some((chunks[row], files[row], from[row], to[row])),
+                    videos: videos
+                        .iter()
+                        .map(|(chunks, files, starts)| (chunks[row], files[row], starts[row]))
+                        .collect(),
                 });
             }
         }

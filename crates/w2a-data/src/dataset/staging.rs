@@ -40,7 +40,7 @@ impl Staging {
         }
         let staging = Self { destination: destination.to_owned(), partial, lock: Some(lock) };
         // Only the folders a writer makes: anything else here is not ours to remove.
-        for stale in ["data", "meta"] {
+        for stale in ["data", "meta", "videos"] {
             let stale = staging.partial.join(stale);
             if stale.symlink_metadata().is_ok() {
                 std::fs::remove_dir_all(&stale).map_err(DatasetError::io("removing", &stale))?;

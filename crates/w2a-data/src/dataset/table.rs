@@ -308,6 +308,24 @@ impl Table {
         Ok(out)
     }
 
+    /// Numbers of a scalar column, unrounded.
+    pub fn doubles(&self, name: &str, rows: Range<usize>) -> Result<Vec<f64>, DatasetError> {
+        let (leaf, physical) = self.leaf(name)?;
+        let mut out = Vec::new();
+        match physical {
+            Physical::FLOAT => self.read::<FloatType>(name, leaf, rows, Some(1), |_, values| {
+                out.extend(values.iter().map(|&value| f64::from(value)));
+                Ok(())
+            }),
+            Physical::DOUBLE => self.read::<DoubleType>(name, leaf, rows, Some(1), |_, values| {
+                out.extend_from_slice(values);
+                Ok(())
+            }),
+            other => Err(self.wrong_type(name, other, "FLOAT or DOUBLE")),
+        }?;
+        Ok(out)
+    }
+
     /// Lists of UTF-8 strings; a scalar column gives lists of one.
     pub fn texts(&self, name: &str, rows: Range<usize>) -> Result<Vec<Vec<String>>, DatasetError> {
         let mut out = Vec::new();

@@ -17,15 +17,19 @@ use super::measure::{Measured, Measurer, STATISTICS, json_of};
 use super::plan::{EPISODES_JSONL, EpisodeLine, STATS_JSON, STATS_JSONL, TASKS_JSONL, TASKS_PARQUET, TaskLine};
 use super::staging::Staging;
 use super::table::{Cells, Field, Layout, TableWriter};
+use super::video_files::{VideoFiles, VideoSpan};
 use crate::Episode;
+use crate::video::Encoding;
 
 const DATA_V21: &str = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet";
 const DATA_V30: &str = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet";
 const EPISODES_V30: &str = "meta/episodes/chunk-000/file-000.parquet";
 /// Files per chunk folder, LeRobot's default.
-const CHUNK_FILES: u64 = 1000;
+pub(super) const CHUNK_FILES: u64 = 1000;
 /// LeRobot's default for the size of a data file of version 3.0, in MiB.
 const DATA_FILE_MIB: u64 = 100;
+/// LeRobot's default for the size of a video file of version 3.0, in MiB.
+const VIDEO_FILE_MIB: u64 = 200;
 /// Rows of the table of episodes kept in memory before they are written as one row group.
 const EPISODE_ROWS: usize = 256;
 
@@ -44,6 +48,8 @@ pub struct DatasetWriter {
     episodes: u64,
     frames: u64,
     data_file_mib: u64,
+    /// The cameras' videos; `None` where images are in the rows.
+    videos: Option<VideoFiles>,
     sink: Sink,
     failed: bool,
 }
@@ -61,6 +67,7 @@ struct EpisodeRow {
     chunk: u64,
     file: u64,
     from: u64,
+    videos: Vec<VideoSpan>,
     measured: Vec<Measured>,
 }
 
@@ -90,6 +97,7 @@ impl DatasetWriter {
             episodes: 0,
             frames: 0,
             data_file_mib: DATA_FILE_MIB,
+            videos: None,
             sink,
             failed: false,
         })
@@ -100,6 +108,22 @@ impl DatasetWriter {
     pub fn with_data_file_mib(mut self, mib: u64) -> Self {
         self.data_file_mib = mib.clamp(1, 1 << 20);
         self
+    }
+
+    /// Keeps the cameras as video files, which are a hundredth of the size and not exactly what was pushed.
+    ///
+    /// A file of version 3.0 is closed once it holds `mib` MiB (at least 1; LeRobot's default is 200).
+    ///
+    /// # Errors
+    /// [`DatasetError::Specification`] if the cameras' sizes cannot be encoded or episodes were pushed before;
+    /// [`DatasetError::Video`] if ffmpeg is missing.
+    pub fn with_video(mut self, encoding: Encoding, mib: u64) -> Result<Self, DatasetError> {
+        if self.episodes > 0 {
+            let what = "videos were asked for after the first episode; ask before".into();
+            return Err(DatasetError::Specification { what });
+        }
+        self.videos = Some(VideoFiles::new(&self.spec, self.version, encoding, mib.clamp(1, 1 << 20))?);
+        Ok(self)
     }
 
     /// Number of episodes so far.
@@ -132,7 +156,7 @@ impl DatasetWriter {
     ///
     /// # Errors
     /// [`DatasetError`] if an earlier write failed, there is no episode, or the file system refuses.
-    pub fn finish(self) -> Result<(), DatasetError> {
+    pub fn finish(mut self) -> Result<(), DatasetError> {
         if self.failed {
             return Err(DatasetError::Poisoned { path: self.staging.destination().to_owned() });
         }
@@ -141,6 +165,9 @@ impl DatasetWriter {
             return Err(DatasetError::Specification { what });
         }
         let info = self.info();
+        if let Some(videos) = &mut self.videos {
+            videos.close(self.episodes - 1)?;
+        }
         let stats = json_of(&self.measurer.finish()?);
         match self.sink {
             Sink::V21 { episodes, stats } => {
@@ -196,22 +223,27 @@ impl DatasetWriter {
             self.tasks.push(episode.instruction.clone());
             self.tasks.len() - 1
         });
+        let videos = match &mut self.videos {
+            Some(videos) => videos.push(&self.staging, self.episodes, episode)?,
+            None => Vec::new(),
+        };
         let columns = self.columns(episode, task)?;
         let (fields, cells): (Vec<Field>, Vec<Cells>) = columns.into_iter().unzip();
         let measured = self.measurer.add(episode)?;
         let index = self.episodes;
+        let encoding = self.videos.as_ref().map(VideoFiles::encoding);
         let line = EpisodeLine {
             episode_index: index,
             tasks: vec![episode.instruction.clone()],
             length: episode.len() as u64,
             source: episode.source.clone(),
-            checksum: Some(checksum::of_episode(episode)),
+            checksum: Some(checksum::of_episode(episode, episode.cameras.iter().filter(|_| self.videos.is_none()))),
         };
         match &mut self.sink {
             Sink::V21 { episodes, stats } => {
                 let values = [("episode_chunk", index / CHUNK_FILES), ("episode_index", index)];
-                let path = self.staging.file(&fill_template(Path::new(INFO), DATA_V21, &values)?)?;
-                let mut file = TableWriter::create(&path, fields, vec![hugging_face_types(&self.spec)])?;
+                let path = self.staging.file(&fill_template(Path::new(INFO), DATA_V21, &values, None)?)?;
+                let mut file = TableWriter::create(&path, fields, vec![hugging_face_types(&self.spec, encoding)])?;
                 file.write(episode.len(), &cells)?;
                 file.finish()?;
                 episodes.push(&line)?;
@@ -226,16 +258,16 @@ impl DatasetWriter {
                     None => {
                         let values =
                             [("chunk_index", *next_file / CHUNK_FILES), ("file_index", *next_file % CHUNK_FILES)];
-                        let path = self.staging.file(&fill_template(Path::new(INFO), DATA_V30, &values)?)?;
+                        let path = self.staging.file(&fill_template(Path::new(INFO), DATA_V30, &values, None)?)?;
                         *next_file += 1;
-                        data.insert(TableWriter::create(&path, fields, vec![hugging_face_types(&self.spec)])?)
+                        data.insert(TableWriter::create(&path, fields, vec![hugging_face_types(&self.spec, encoding)])?)
                     }
                 };
                 // One row group per episode, so that reading one episode touches no other.
                 open.write(episode.len(), &cells)?;
                 let number = *next_file - 1;
                 let (chunk, file) = (number / CHUNK_FILES, number % CHUNK_FILES);
-                rows.push(EpisodeRow { line, chunk, file, from: self.frames, measured });
+                rows.push(EpisodeRow { line, chunk, file, from: self.frames, videos, measured });
                 if rows.len() >= EPISODE_ROWS {
                     flush_rows(&self.staging, table, rows)?;
                 }
@@ -251,7 +283,7 @@ impl DatasetWriter {
         let frames = episode.len();
         let mut columns = Vec::new();
         let mut add = |name: &str, layout, cells: Cells| columns.push((Field::new(name, layout, &cells), cells));
-        for camera in &episode.cameras {
+        for camera in episode.cameras.iter().filter(|_| self.videos.is_none()) {
             let (mut png, mut path) = (Vec::with_capacity(frames), Vec::with_capacity(frames));
             for frame in 0..frames {
                 let bytes = image::encode(camera.frame(frame), camera.height, camera.width);
@@ -295,21 +327,23 @@ impl DatasetWriter {
             "chunks_size": CHUNK_FILES,
             "fps": self.spec.fps,
             "splits": { "train": format!("0:{}", self.episodes) },
-            "video_path": null,
+            "video_path": self.videos.as_ref().map(VideoFiles::template),
         });
         match self.version {
             Version::V21 => {
-                info["total_videos"] = json!(0);
+                let cameras = if self.videos.is_some() { self.spec.cameras.len() as u64 } else { 0 };
+                info["total_videos"] = json!(cameras * self.episodes);
                 info["total_chunks"] = json!(self.episodes.div_ceil(CHUNK_FILES));
                 info["data_path"] = json!(DATA_V21);
             }
             Version::V30 => {
                 info["data_files_size_in_mb"] = json!(self.data_file_mib);
-                info["video_files_size_in_mb"] = json!(200);
+                info["video_files_size_in_mb"] =
+                    json!(self.videos.as_ref().map_or(VIDEO_FILE_MIB, VideoFiles::file_mib));
                 info["data_path"] = json!(DATA_V30);
             }
         }
-        InfoFile { rest: info, features: self.spec.features() }
+        InfoFile { rest: info, features: self.spec.features(self.videos.as_ref().map(VideoFiles::encoding)) }
     }
 }
 
@@ -341,6 +375,15 @@ fn flush_rows(
     add("data/file_index".into(), Layout::Scalar, integers(&|row| row.file));
     add("dataset_from_index".into(), Layout::Scalar, integers(&|row| row.from));
     add("dataset_to_index".into(), Layout::Scalar, integers(&|row| row.from + row.line.length));
+    for (position, first) in rows[0].videos.iter().enumerate() {
+        let name = |what: &str| format!("videos/{}/{what}", first.key);
+        add(name("chunk_index"), Layout::Scalar, integers(&|row| row.videos[position].file / CHUNK_FILES));
+        add(name("file_index"), Layout::Scalar, integers(&|row| row.videos[position].file % CHUNK_FILES));
+        let seconds =
+            |of: &dyn Fn(&VideoSpan) -> f64| Cells::F64(rows.iter().map(|row| of(&row.videos[position])).collect());
+        add(name("from_timestamp"), Layout::Scalar, seconds(&|span| span.from_s));
+        add(name("to_timestamp"), Layout::Scalar, seconds(&|span| span.to_s));
+    }
     for (position, first) in rows[0].measured.iter().enumerate() {
         let depth = if first.is_image { 3 } else { 1 };
         for (kind, name) in STATISTICS.iter().enumerate() {
@@ -369,9 +412,9 @@ fn flush_rows(
 /// The footer entry from which Hugging Face's `datasets` takes the columns' types.
 ///
 /// LeRobot 0.3 opens data files without naming the types itself: without this entry its images would stay bytes.
-fn hugging_face_types(spec: &DatasetSpec) -> (String, String) {
+fn hugging_face_types(spec: &DatasetSpec, video: Option<Encoding>) -> (String, String) {
     let mut types = serde_json::Map::new();
-    for (key, feature) in spec.features().0 {
+    for (key, feature) in spec.features(video).0.into_iter().filter(|(_, feature)| feature.dtype != "video") {
         let value = json!({ "dtype": feature.dtype, "_type": "Value" });
         let kind = match (feature.dtype.as_str(), &feature.shape[..]) {
             ("image", _) => json!({ "_type": "Image" }),

@@ -44,16 +44,26 @@ pub fn write(dir: &Path, version: Version, episodes: &[Episode]) -> Result<(), D
 }
 
 /// A dataset of `count` episodes in a temporary folder that lives as long as the first value.
-///
-/// Each kind is written once and kept in memory: syncing hundreds of datasets to the disk would take most of the time.
 pub fn dataset(version: Version, count: usize) -> (tempfile::TempDir, PathBuf) {
+    cached("images", version, count, |dir| write(dir, version, &(0..count).map(episode).collect::<Vec<_>>()).unwrap())
+}
+
+/// A dataset in a temporary folder that lives as long as the first value.
+///
+/// Each kind is made once and kept in memory: syncing hundreds of datasets to the disk would take most of the time.
+pub fn cached(
+    kind: &'static str,
+    version: Version,
+    count: usize,
+    make: impl FnOnce(&Path),
+) -> (tempfile::TempDir, PathBuf) {
     type Files = Vec<(PathBuf, Vec<u8>)>;
-    static MADE: Mutex<BTreeMap<(&str, usize), Files>> = Mutex::new(BTreeMap::new());
+    static MADE: Mutex<BTreeMap<(&str, &str, usize), Files>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap();
-    let contents = made.entry((version.name(), count)).or_insert_with(|| {
+    let contents = made.entry((kind, version.name(), count)).or_insert_with(|| {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("set");
-        write(&dir, version, &(0..count).map(episode).collect::<Vec<_>>()).unwrap();
+        make(&dir);
         files(&dir).into_iter().map(|file| (file.clone(), std::fs::read(dir.join(file)).unwrap())).collect()
     });
     let folder = tempfile::tempdir().unwrap();

@@ -1,5 +1,6 @@
 //! The kernels as operations of burn, with a backward pass.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -94,7 +95,7 @@ pub(crate) fn run<K: Kernel, const D: usize>(
     let values: Vec<FlexTensor> = parameters.iter().map(Operand::values).collect();
     let is_tracked = |operand: &Operand| matches!(operand, Operand::Tracked(_));
     if !is_tracked(&input) && !parameters.iter().any(is_tracked) {
-        let (out, _) = kernel.forward(slice(&x), &slices(&values), false);
+        let (out, _) = on_values(&x, &values, |x, parameters| kernel.forward(x, parameters, false));
         return Some(Tensor::from_primitive::<Flex>(flex(out, &shape)));
     }
     let nodes: Vec<Tracked> = std::iter::once(input).chain(parameters).map(Operand::tracked).collect();
@@ -122,12 +123,12 @@ fn record<K: Kernel, const N: usize>(
     let step = Step(std::marker::PhantomData::<fn() -> K>);
     Some(match <Step<K> as Backward<Flex, N>>::prepare::<NoCheckpointing>(step, guards).compute_bound().stateful() {
         OpsKind::Tracked(prepared) => {
-            let (out, saved) = kernel.forward(slice(&x), &slices(&parameters), true);
+            let (out, saved) = on_values(&x, &parameters, |x, parameters| kernel.forward(x, parameters, true));
             let state = State { kernel: Arc::new(kernel), saved: Arc::new(saved?), x, parameters };
             prepared.finish(state, flex(out, shape))
         }
         OpsKind::UnTracked(prepared) => {
-            let (out, _) = kernel.forward(slice(&x), &slices(&parameters), false);
+            let (out, _) = on_values(&x, &parameters, |x, parameters| kernel.forward(x, parameters, false));
             prepared.finish(flex(out, shape))
         }
     })
@@ -143,8 +144,9 @@ impl<K: Kernel, const N: usize> Backward<Flex, N> for Step<K> {
         let State { kernel, saved, x, parameters } = ops.state;
         let gradient = grads.consume::<Flex>(&ops.node).to_contiguous();
         let with_input = ops.parents[0].is_some();
-        let (of_parameters, of_input) =
-            kernel.backward(slice(&x), &slices(&parameters), &saved, slice(&gradient), with_input);
+        let (of_parameters, of_input) = on_values(&x, &parameters, |x, parameters| {
+            kernel.backward(x, parameters, &saved, &slice(&gradient), with_input)
+        });
         let all = std::iter::once(of_input).chain(of_parameters.into_iter().map(Some));
         let tensors = std::iter::once(&x).chain(&parameters);
         for ((parent, tensor), gradient) in ops.parents.iter().zip(tensors).zip(all) {
@@ -159,11 +161,32 @@ fn flex(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
 }
 
-/// The values of a tensor that [`Operand::values`] has made contiguous.
-fn slice(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice::<f32>().unwrap_or_default()
+/// Runs `run` on the values of an input and of parameters.
+fn on_values<R>(x: &FlexTensor, parameters: &[FlexTensor], run: impl FnOnce(&[f32], &[&[f32]]) -> R) -> R {
+    let parameters: Vec<Cow<[f32]>> = parameters.iter().map(slice).collect();
+    let parameters: Vec<&[f32]> = parameters.iter().map(AsRef::as_ref).collect();
+    run(&slice(x), &parameters)
 }
 
-fn slices(tensors: &[FlexTensor]) -> Vec<&[f32]> {
-    tensors.iter().map(slice).collect()
+/// The values of a tensor, row-major: borrowed from one that lies so in memory, as all do that come here, else copied.
+fn slice(tensor: &FlexTensor) -> Cow<'_, [f32]> {
+    match tensor.as_slice::<f32>() {
+        Some(values) => Cow::Borrowed(values),
+        None => Cow::Owned(tensor.clone().into_data().iter::<f32>().collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::TensorData;
+    use burn_flex::FlexTensor;
+
+    use super::slice;
+
+    #[test]
+    fn a_tensor_that_is_not_row_major_in_memory_is_read_all_the_same() {
+        let tensor = FlexTensor::from_data(TensorData::new(vec![1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3]));
+        assert_eq!(*slice(&tensor), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(*slice(&tensor.transpose(0, 1)), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+    }
 }

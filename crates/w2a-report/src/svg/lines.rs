@@ -11,6 +11,7 @@ struct Series {
     name: String,
     points: Vec<(f64, f64)>,
     band: Vec<(f64, f64, f64)>,
+    is_dashed: bool,
 }
 
 /// A plot of one or more curves over a common x axis.
@@ -21,6 +22,7 @@ pub struct LinePlot {
     series: Vec<Series>,
     is_log_y: bool,
     y_range: Option<(f64, f64)>,
+    marks: Vec<(f64, String)>,
 }
 
 impl LinePlot {
@@ -32,12 +34,27 @@ impl LinePlot {
             series: Vec::new(),
             is_log_y: false,
             y_range: None,
+            marks: Vec::new(),
         }
     }
 
     /// Adds a curve of `(x, y)`, in the order they are joined. A value that is not finite leaves a hole.
     pub fn series(mut self, name: &str, points: &[(f64, f64)]) -> Self {
-        self.series.push(Series { name: name.to_owned(), points: points.to_vec(), band: Vec::new() });
+        self.series.push(Series { name: name.to_owned(), points: points.to_vec(), band: Vec::new(), is_dashed: false });
+        self
+    }
+
+    /// Dashes the latest curve.
+    pub fn dashed(mut self) -> Self {
+        if let Some(series) = self.series.last_mut() {
+            series.is_dashed = true;
+        }
+        self
+    }
+
+    /// Draws a vertical line at `x` with a short text; the x axis is widened to show it.
+    pub fn mark(mut self, x: f64, label: &str) -> Self {
+        self.marks.push((x, label.to_owned()));
         self
     }
 
@@ -65,7 +82,8 @@ impl LinePlot {
     pub fn render(&self) -> Html {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let bands = || self.series.iter().flat_map(|series| &series.band);
-        let xs = points().map(|point| point.0).chain(bands().map(|band| band.0));
+        let marks = || self.marks.iter().map(|mark| mark.0);
+        let xs = points().map(|point| point.0).chain(bands().map(|band| band.0)).chain(marks());
         let ys = points().map(|point| point.1).chain(bands().flat_map(|band| [band.1, band.2]));
         let has_point = points().any(|(x, y)| x.is_finite() && y.is_finite());
         let ys = ys.chain(self.y_range.into_iter().flat_map(|(lo, hi)| [lo, hi]));
@@ -73,9 +91,12 @@ impl LinePlot {
             return empty(&self.title);
         };
         // The x axis ends with the data: a curve that stops short of the frame looks unfinished.
-        let x = trimmed(x, points().map(|point| point.0));
+        let x = trimmed(x, points().map(|point| point.0).chain(marks()));
         let mut area = Html::new();
         frame(&mut area, &x, &y);
+        for (value, label) in &self.marks {
+            draw_mark(&mut area, &x, *value, label);
+        }
         area.push(format_args!(
             "<svg class=\"curves\" viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" width=\"100%\" height=\"100%\">"
         ));
@@ -93,7 +114,8 @@ impl LinePlot {
                     continue;
                 }
                 let path = run.iter().map(|point| corner(*point)).collect::<Vec<_>>().join(" ");
-                area.push(format_args!("<polyline class=\"curve s{colour}\" points=\"{path}\">"));
+                let dashed = if series.is_dashed { " dashed" } else { "" };
+                area.push(format_args!("<polyline class=\"curve s{colour}{dashed}\" points=\"{path}\">"));
                 area.push(format_args!("<title>{}</title></polyline>", escape(&series.name)));
             }
         }
@@ -119,6 +141,18 @@ fn trimmed(axis: Axis, values: impl Iterator<Item = f64> + Clone) -> Axis {
 fn corner((x, y): (f64, f64)) -> String {
     let round = |value: f64| (value * 1e4).round() / 10.0;
     format!("{},{}", round(x), round(1.0 - y))
+}
+
+fn draw_mark(area: &mut Html, axis: &Axis, value: f64, label: &str) {
+    let Some(position) = axis.at(value) else { return };
+    let at = pc(position);
+    area.push(format_args!("<line class=\"mark\" x1=\"{at}\" x2=\"{at}\" y1=\"0\" y2=\"100%\"/>"));
+    // At the top before the line: what is drawn over time mostly rises, so that corner is empty if there is room.
+    let (class, dx) = if position > 0.35 { ("end", -6) } else { ("start", 6) };
+    let label = escape(label);
+    area.push(format_args!(
+        "<text class=\"point-label {class}\" x=\"{at}\" dx=\"{dx}\" y=\"0\" dy=\"14\">{label}</text>"
+    ));
 }
 
 fn draw_band(area: &mut Html, series: &Series, colour: usize, x: &Axis, y: &Axis) {
@@ -203,10 +237,26 @@ mod tests {
     }
 
     #[test]
+    fn marks_lie_within_the_axis() {
+        let plot = |mark: f64| {
+            LinePlot::new("t", "x", "y").series("a", &[(0.0, 1.0), (10.0, 2.0)]).dashed().mark(mark, "end").render()
+        };
+        assert!(plot(5.0).as_str().contains("class=\"mark\" x1=\"50%\""));
+        assert!(plot(5.0).as_str().contains("class=\"curve s0 dashed\""));
+        // Past the data: the axis is widened, and the text stands before the line.
+        let html = plot(20.0);
+        assert!(html.as_str().contains("class=\"mark\" x1=\"100%\"") && html.as_str().contains("point-label end"));
+        assert!(!plot(f64::NAN).as_str().contains("class=\"mark\""));
+    }
+
+    #[test]
     fn names_are_escaped() {
-        let html =
-            LinePlot::new("<t>", "<x>", "<y>").series("<a>", &[(0.0, 1.0), (1.0, 2.0)]).series("<b>", &[]).render();
-        for raw in ["<t>", "<x>", "<y>", "<a>", "<b>"] {
+        let html = LinePlot::new("<t>", "<x>", "<y>")
+            .series("<a>", &[(0.0, 1.0), (1.0, 2.0)])
+            .series("<b>", &[])
+            .mark(0.5, "<m>")
+            .render();
+        for raw in ["<t>", "<x>", "<y>", "<a>", "<b>", "<m>"] {
             assert!(!html.as_str().contains(raw), "{raw}");
         }
     }

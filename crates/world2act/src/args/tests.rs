@@ -104,6 +104,9 @@ fn the_folder_depends_on_the_command() {
     assert_eq!(run(&["align"]).out, PathBuf::from("runs/default"));
     assert_eq!(run(&["demo", "--out", "x"]).out, PathBuf::from("x"));
     assert!(matches!(run(&["demo"]).until, Stage::Report) && matches!(run(&["world"]).until, Stage::World));
+    // The ablation adds to what the demo has left.
+    let ablation = run(&["ablate", "--resume"]);
+    assert_eq!((ablation.out, ablation.until, ablation.resume), (PathBuf::from("runs/demo"), Stage::Ablation, true));
 }
 
 #[test]
@@ -162,5 +165,33 @@ proptest! {
             }
             Err(_) => prop_assert!(parts.iter().any(|part| part.is_empty()) || parts.len() >= MAX_KEY_PARTS),
         }
+    }
+}
+
+#[test]
+fn data_is_a_stage_and_has_commands_of_its_own() {
+    assert_eq!(run(&["data", "--out", "runs/a", "--resume"]).until, Stage::Data);
+    assert_eq!(run(&["data", "--data.labelled=3"]).layers.overrides.len(), 1);
+    let Action::InspectData { skip_bad: true, json: true, .. } =
+        parse(os(&["data", "inspect", "demos", "--skip-bad", "--json"])).unwrap()
+    else {
+        panic!("not an inspection");
+    };
+    let convert = |more: &[&str]| match parse(os(&[&["data", "convert", "a", "b"], more].concat())) {
+        Ok(Action::ConvertData { options, .. }) => Ok(options),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.to_string()),
+    };
+    let options = convert(&["--to", "v2.1", "--gr00t"]).unwrap();
+    assert_eq!((options.version, options.gr00t_horizon), (DatasetVersion::V21, Some(16)));
+    assert_eq!(options.video, Some(Encoding::H264));
+    assert_eq!(convert(&["--to", "v2.1"]).unwrap().video, Some(Encoding::Av1));
+    assert_eq!(convert(&["--to", "v2.1", "--video", "none"]).unwrap().video, None);
+    let options = convert(&["--to", "v3.0", "--skip-bad"]).unwrap();
+    assert!(options.skip_bad && options.gr00t_horizon.is_none() && options.version == DatasetVersion::V30);
+    assert!(convert(&["--to", "v2.0"]).unwrap_err().contains("v2.1"));
+    assert!(convert(&["--to", "v2.1", "--horizon", "8"]).unwrap_err().contains("--gr00t"));
+    for mixed in [&["data", "--resume", "inspect", "demos"][..], &["data", "inspect", "demos", "--data.labelled=3"]] {
+        assert!(parse(os(mixed)).is_err(), "{mixed:?}");
     }
 }
