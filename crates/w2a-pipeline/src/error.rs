@@ -75,6 +75,9 @@ pub enum PipelineError {
     /// A picture of the report.
     #[error(transparent)]
     Image(#[from] w2a_report::ImageError),
+    /// A video file.
+    #[error(transparent)]
+    Video(#[from] w2a_data::video::VideoError),
     /// An input of an imagination.
     #[error(transparent)]
     Imagine(#[from] crate::ImagineError),
@@ -116,6 +119,7 @@ impl PipelineError {
             | Self::Data(_)
             | Self::Imagine(_)
             | Self::Source(_)
+            | Self::Video(_)
             | Self::Manifest(ManifestError::Parse { .. })
             | Self::Metrics(MetricsError::Parse { .. } | MetricsError::Exists { .. })
             | Self::Eval(EvalError::Parse { .. }) => true,

@@ -222,6 +222,14 @@ fn previews_are_moving_pictures_of_what_was_imagined() {
     preview(&request("both.png")).unwrap();
     let png = fs_err::read(folder.path().join("both.png")).unwrap();
     assert!(png.windows(4).any(|word| word == b"acTL"));
+    match w2a_data::video::ffmpeg() {
+        Ok(_) => {
+            preview(&request("both.mp4")).unwrap();
+            let index = w2a_data::video::Mp4Index::open(folder.path().join("both.mp4")).unwrap();
+            assert_eq!(index.len(), 25);
+        }
+        Err(_) => assert!(preview(&request("both.mp4")).unwrap_err().to_string().contains("install ffmpeg")),
+    }
     assert!(matches!(preview(&request("both.gif")), Err(PipelineError::Imagine(_))));
     assert!(preview(&request("both.avi")).unwrap_err().to_string().contains(".gif"));
     // The files of a run hold many videos.

@@ -1,7 +1,8 @@
 //! `world preview`: latents as a moving picture, for people.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use w2a_data::video::{Encoding, VideoWriter};
 use w2a_report::{Picture, apng, filmstrip, gif};
 use w2a_sim::CONTROL_HZ;
 use w2a_world::{WorldModel, load_latents};
@@ -25,7 +26,7 @@ pub struct PreviewRequest {
     pub latents: Vec<PathBuf>,
     /// The folder of the run with the world model they are of.
     pub world: PathBuf,
-    /// The picture: a GIF, or an animated PNG, by the ending of its name.
+    /// The picture: a GIF, an animated PNG or an mp4 video, by the ending of its name.
     pub out: PathBuf,
     /// Most videos to show.
     pub count: usize,
@@ -36,22 +37,25 @@ pub struct PreviewRequest {
 enum Format {
     Gif,
     Apng,
+    Mp4,
 }
 
 /// Decodes the first videos of the files and writes them as one moving picture, in rows and columns; shorter ones hold
 /// their last frame. Gives a line for the terminal.
 ///
 /// # Errors
-/// An ending that is no format, a picture that exists, latents of another model, or a disk that fails.
+/// An ending that is no format, a picture that exists, latents of another model, no ffmpeg for an mp4 video, or a disk that
+/// fails.
 pub fn preview(request: &PreviewRequest) -> Result<String, PipelineError> {
     let ending = request.out.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
     let format = match ending.as_deref() {
         Some("gif") => Format::Gif,
         Some("png" | "apng") => Format::Apng,
+        Some("mp4") => Format::Mp4,
         _ => {
             return Err(PipelineError::Config {
                 key: "--out".into(),
-                expected: "a name that ends in .gif, or in .png or .apng for an animated PNG".into(),
+                expected: "a name that ends in .gif, .mp4, or .png for an animated PNG".into(),
                 got: request.out.display().to_string(),
             });
         }
@@ -78,16 +82,31 @@ pub fn preview(request: &PreviewRequest) -> Result<String, PipelineError> {
         }
     }
     let frames = tiled(&strips)?;
-    let fps = u16::try_from(CONTROL_HZ).unwrap_or(u16::MAX);
-    let bytes = match format {
-        Format::Gif => gif(&frames, fps)?,
-        Format::Apng => apng(&frames, fps)?,
-    };
     if let Some(folder) = request.out.parent() {
         create_folder(folder)?;
     }
-    w2a_data::write_atomic(&request.out, &bytes).map_err(|error| PipelineError::io("writing a preview", error))?;
+    write(&request.out, format, &frames)?;
     Ok(format!("{} of {all} videos, {} frames each: {}\n", strips.len(), frames.len(), request.out.display()))
+}
+
+fn write(path: &Path, format: Format, frames: &[Picture]) -> Result<(), PipelineError> {
+    let fps = u16::try_from(CONTROL_HZ).unwrap_or(u16::MAX);
+    let bytes = match format {
+        Format::Gif => gif(frames, fps)?,
+        Format::Apng => apng(frames, fps)?,
+        Format::Mp4 => {
+            let (height, width) = frames.first().map_or((0, 0), Picture::size);
+            // Read by everything, which matters more here than the size of the file.
+            let mut writer = VideoWriter::create(path, Encoding::H264, height, width, CONTROL_HZ)?;
+            for frame in frames {
+                let rgb: Vec<u8> =
+                    frame.rgba().as_chunks::<4>().0.iter().flat_map(|[r, g, b, _]| [*r, *g, *b]).collect();
+                writer.push(&rgb)?;
+            }
+            return Ok(writer.finish()?);
+        }
+    };
+    w2a_data::write_atomic(path, &bytes).map_err(|error| PipelineError::io("writing a preview", error))
 }
 
 /// All videos at once, in about as many columns as rows.

@@ -91,7 +91,7 @@ pub(super) struct PreviewArgs {
     /// Folder of the run with the world model they are of
     #[arg(long, value_name = "RUN")]
     world: PathBuf,
-    /// The picture: .gif, or .png for an animated PNG; must not exist
+    /// The picture: .gif, .png (animated), or .mp4 with the help of ffmpeg; must not exist
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Most videos to show
