@@ -8,7 +8,7 @@ use crate::{Dataset, DatasetError, DatasetSpec, Episode, Group, Hdf5Dataset, Hdf
 #[expect(clippy::large_enum_variant, reason = "there is one per program")]
 pub enum Source {
     /// A LeRobot dataset; its version is in its `meta/info.json`.
-    LeRobot(Box<Dataset>),
+    LeRobot(Dataset),
     /// HDF5 files; which source they come from is told by their keys.
     Hdf5(Hdf5Dataset),
 }
@@ -55,7 +55,7 @@ impl Source {
     fn open_with(path: &Path, open: impl FnOnce(&Path) -> Result<Dataset, DatasetError>) -> Result<Self, SourceError> {
         let unknown = || SourceError::Unknown { path: path.to_owned() };
         if path.join("meta/info.json").is_file() {
-            return Ok(Self::LeRobot(Box::new(open(path)?)));
+            return Ok(Self::LeRobot(open(path)?));
         }
         match Hdf5Dataset::open(path) {
             Ok(dataset) => Ok(Self::Hdf5(dataset)),

@@ -48,7 +48,7 @@ pub struct Clips {
 #[expect(clippy::large_enum_variant, reason = "there is one per set of clips")]
 enum Actions {
     Hdf5(Hdf5Dataset),
-    LeRobot(Box<Dataset>),
+    LeRobot(Dataset),
 }
 
 impl Clips {
@@ -68,7 +68,7 @@ impl Clips {
             ClipLayout::Libero | ClipLayout::Franka | ClipLayout::Bridge => None,
         };
         let (actions, index) = match layout {
-            ClipLayout::Bridge => (Actions::LeRobot(Box::new(Dataset::open(actions)?)), None),
+            ClipLayout::Bridge => (Actions::LeRobot(Dataset::open(actions)?), None),
             ClipLayout::RoboCasa | ClipLayout::Libero | ClipLayout::Franka => {
                 let dataset = Hdf5Dataset::open(actions)?;
                 let index = Index::of(layout, &dataset);
