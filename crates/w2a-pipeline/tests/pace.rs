@@ -13,7 +13,7 @@ fn a_slowed_policy_is_trained_along_a_path_and_only_where_its_cosine_counts() {
     slow.posttrain.stage2.objective.alignment = Alignment::SoftDtw;
     run(&Request { config: slow, out: at("slow"), resume: false, until: Stage::Posttrain }).unwrap();
 
-    let lines = w2a_report::read_metrics(&at("slow")).unwrap();
+    let lines = w2a_report::read_metrics(at("slow")).unwrap();
     let of = |stage: &'static str, name: &'static str| {
         let lines = lines.iter().filter(move |line| line.stage == stage);
         lines.filter_map(move |line| line.values.get(name).copied().flatten()).collect::<Vec<f64>>()
