@@ -319,7 +319,7 @@ impl Config {
                 stage2: PosttrainConfig {
                     rounds: pick(2, 3, 3),
                     scenes_per_round: pick(8, 96, 192),
-                    updates_per_round: pick(10, 80, 80),
+                    updates_per_round: pick(10, 40, 80),
                     ..PosttrainConfig::default()
                 },
                 gains: vec![0.0, 0.05, 0.1, 0.15, 0.25],

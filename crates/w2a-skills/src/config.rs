@@ -144,7 +144,7 @@ impl Config {
     /// - `libero_panda`: the 8 entries that LIBERO's LeRobot datasets have (position, axis-angle, the two fingers,
     ///   of which the second is negative). The paper's threshold.
     /// - `robocasa_panda`: the 53 entries of RoboCasa's states in the order of their names, so that the fingers are 21
-    ///   and 22 and the absolute position is 7 to 9. The paper's threshold.
+    ///   and 22 and the absolute position is 14 to 16. The paper's threshold.
     /// - `bridge_widowx`: 8 entries whose last one is the opening as a share, of 74 mm. Held things leave it far open:
     ///   0.015 m.
     pub fn preset(embodiment: &str) -> Option<Self> {
@@ -158,7 +158,7 @@ impl Config {
         let (gripper, position) = match embodiment {
             "tabletop" => (gripper(&[10], &[1.0], 0.09, 0.03, 0.02), vec![0, 1, 2]),
             "libero_panda" => (gripper(&[6, 7], &[1.0, -1.0], 0.08, 0.05, 0.045), vec![0, 1, 2]),
-            "robocasa_panda" => (gripper(&[21, 22], &[1.0, -1.0], 0.08, 0.05, 0.045), vec![7, 8, 9]),
+            "robocasa_panda" => (gripper(&[21, 22], &[1.0, -1.0], 0.08, 0.05, 0.045), vec![14, 15, 16]),
             "bridge_widowx" => (gripper(&[7], &[0.074], 0.074, 0.015, 0.01), vec![0, 1, 2]),
             _ => return None,
         };
