@@ -37,6 +37,7 @@ pub use imagine::{
     ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
 };
 pub use parity::{Parity, parity};
+pub use w2a_nn::DEVICES;
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;
 pub use weights::{convert_weights, list_weights};
