@@ -217,7 +217,7 @@ enum Command {
 
 #[derive(Clone, Debug, Args)]
 struct SkillsArgs {
-    /// Folder of a LeRobot dataset
+    /// A LeRobot dataset, an HDF5 file, or a folder of HDF5 files
     dataset: PathBuf,
     /// Folder for the skill dataset, skills.json, skills.html and the language model's answers
     #[arg(long, value_name = "DIR")]
