@@ -87,9 +87,10 @@ impl Server {
         self.service.metrics.page()
     }
 
-    /// Waits until the server has stopped.
-    pub fn wait(mut self) {
+    /// Waits until the server has stopped; the result is what it has counted, as [`Self::metrics`].
+    pub fn wait(mut self) -> String {
         self.join();
+        self.metrics()
     }
 
     fn join(&mut self) {
