@@ -38,7 +38,7 @@ pub use imagine::{
     ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
 };
 pub use parity::{Parity, parity};
-pub use serve::{PolicySource, ServeRequest, serve};
+pub use serve::{PolicySource, ServeRequest, serve, start_serving};
 pub use w2a_serve::{Layout, Protocol};
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;

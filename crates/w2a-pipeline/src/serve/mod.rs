@@ -4,6 +4,8 @@ mod bent;
 mod source;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use w2a_policy::{Policy, RandomPolicy, ZeroPolicy};
 use w2a_serve::{
@@ -49,16 +51,20 @@ pub struct ServeRequest {
 /// # Errors
 /// A policy that cannot be loaded or does not fit the layout, and an address that cannot be listened on.
 pub fn serve(request: &ServeRequest, ready: impl FnOnce(&str)) -> Result<String, PipelineError> {
+    let server = start_serving(request, stop_on_signals()?)?;
+    ready(&format!("serving {} at {}://{}", request.policy, request.protocol.name(), server.address()));
+    Ok(server.wait())
+}
+
+/// Serves in the background until `stop` becomes true, the server is dropped, or a client with the token says so.
+///
+/// # Errors
+/// As [`serve`].
+pub fn start_serving(request: &ServeRequest, stop: Arc<AtomicBool>) -> Result<Server, PipelineError> {
     let mut config = ServerConfig::new(request.protocol);
     (config.host, config.port) = (request.host.clone(), request.port);
     config.token = token(&request.token_env, "--token-env")?;
-    let served = served(request)?;
-    let stop = stop_on_signals()?;
-    let about = format!("{} steps of {} values", served.horizon, served.layout.action_width());
-    let server = Server::start(served, &config, stop)?;
-    let (address, protocol) = (server.address(), request.protocol.name());
-    ready(&format!("serving {} at {protocol}://{address}, chunks of {about}", request.policy));
-    Ok(server.wait())
+    Ok(Server::start(served(request)?, &config, stop)?)
 }
 
 /// The policy with its sizes.
