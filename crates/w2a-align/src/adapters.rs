@@ -146,7 +146,7 @@ impl Adapters {
 }
 
 /// Adapters for inference, on host values.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FrozenAdapters {
     net: Adapters,
     latent: [usize; 3],

@@ -121,6 +121,10 @@ pub(crate) fn check(config: &Config) -> Result<(), PipelineError> {
         let expected = "mlp for the ablation: the action VAE has one contrast of its own";
         return refused("align.adapter", expected, "action-vae".into());
     }
+    if !config.policy.remote.is_empty() {
+        let expected = "nothing for the ablation: LoRA needs the policy's weights";
+        return refused("policy.remote", expected, config.policy.remote.clone());
+    }
     if config.policy.slowdown != 1.0 {
         let expected = "1 for the ablation: LoRA changes the policy at its own pace";
         return refused("policy.slowdown", expected, config.policy.slowdown.to_string());

@@ -3,7 +3,7 @@
 use w2a_posttrain::{Decoding, Objective, ObjectiveConfig, PosttrainConfig, interpolate};
 
 use crate::context::{Context, load_json, model};
-use crate::policy::{BASE, CEILING, frozen, net};
+use crate::policy::{BASE, Base, CEILING, at_pace, base, net};
 use crate::stage2::{Actor, Bend, Shared, Stage2, gain_path};
 use crate::world::Imaginer;
 use crate::{Config, PipelineError};
@@ -51,6 +51,9 @@ impl Arm {
         Self::Oracle,
         Self::WideLabels,
     ];
+
+    /// Those that go on training the base policy's own weights.
+    pub const TRAIN_THE_BASE: [Self; 2] = [Self::BaseExtra, Self::Dreamgen];
 
     /// Name in tables and files.
     pub fn name(self) -> &'static str {
@@ -116,7 +119,7 @@ impl Arm {
 
     /// Whether there is something to train.
     pub fn is_trained(self, config: &Config) -> bool {
-        self.residual(config).is_some() || matches!(self, Self::BaseExtra | Self::Dreamgen)
+        self.residual(config).is_some() || Self::TRAIN_THE_BASE.contains(&self)
     }
 
     /// Where a seed's training lives.
@@ -137,17 +140,18 @@ impl Arm {
             let name = self.folder(seed);
             return Stage2 { name: &name, config: &config, adapters }.actor(context, shared, gain);
         }
-        let base = || net(context, BASE, &shared.set);
+        let load = |name: &str| net(context, name, &shared.set);
+        let mini = |net| at_pace(context, Base::mini(context, net, &shared.set));
         let policy = match self {
-            Self::WideLabels => net(context, CEILING, &shared.set)?,
+            Self::WideLabels => mini(load(CEILING)?),
             Self::BaseExtra | Self::Dreamgen => {
-                model(interpolate(&base()?, &net(context, &self.folder(seed), &shared.set)?, gain))?
+                mini(model(interpolate(&load(BASE)?, &load(&self.folder(seed))?, gain))?)
             }
-            _ => base()?,
+            _ => base(context, &shared.set)?,
         };
         let bend =
             (self == Self::BaseDecoded).then_some(Bend { adapters, residual: None, gain, decoding: Decoding::Plain });
-        Ok(Actor { policy: frozen(context, policy, &shared.set), bend })
+        Ok(Actor { policy, bend })
     }
 
     /// The chosen scale; 1 for arms that have none.

@@ -180,6 +180,11 @@ pub struct PolicySection {
     pub fine_tune: TrainConfig,
     /// How many times slower than its demonstrations every policy acts, as to measure what alignment in time is worth.
     pub slowdown: f32,
+    /// A policy server that takes the place of the trained base policy, frozen, such as `groot://127.0.0.1:5555` or
+    /// `openpi://robot:8000`; empty for none.
+    pub remote: String,
+    /// Environment variable with the token of that server; empty for none. The token itself is written nowhere.
+    pub remote_token_env: String,
 }
 
 /// Stage 1.
@@ -308,6 +313,8 @@ impl Config {
                 train: TrainConfig { ema: 0.998, warmup: pick(5, 60, 80), ..train(pick(40, 1200, 2400), 64, 2e-3) },
                 fine_tune: TrainConfig { ema: 0.99, ..train(pick(20, 300, 400), 64, 3e-4) },
                 slowdown: 1.0,
+                remote: String::new(),
+                remote_token_env: String::new(),
             },
             align: AlignConfig { train: train(pick(40, 800, 800), 16, 1e-3), ..AlignConfig::default() },
             posttrain: PosttrainSection {

@@ -72,6 +72,33 @@ impl Context {
         })
     }
 
+    /// A run that is only read: whatever it has, and nothing is written.
+    pub fn existing(out: &Path) -> Result<Self, PipelineError> {
+        let artifact = |reason: String| PipelineError::Artifact {
+            path: out.join("config.toml"),
+            reason,
+            stage: Stage::Data.name(),
+        };
+        let missing = || PipelineError::Config {
+            key: out.display().to_string(),
+            expected: "the folder of a run of this program".into(),
+            got: "one without config.toml".into(),
+        };
+        let text = crate::saved_config(out)?.ok_or_else(missing)?;
+        let config: Config = toml::from_str(&text).map_err(|error| artifact(error.message().to_owned()))?;
+        config.validate()?;
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
+        Ok(Self {
+            progress: RunProgress::new(&config, Stage::Report),
+            manifest: Manifest::new(env!("CARGO_PKG_VERSION"), config.seed, config.threads, &[]),
+            config,
+            out: out.to_owned(),
+            device: Device::flex(),
+            resume: true,
+            metrics: None,
+        })
+    }
+
     pub fn begin(&mut self, stage: Stage) -> Result<(), PipelineError> {
         self.progress.start(stage);
         self.save_stage(stage, StageStatus::Running, 0.0)

@@ -78,6 +78,9 @@ pub enum PipelineError {
     /// A video file.
     #[error(transparent)]
     Video(#[from] w2a_data::video::VideoError),
+    /// A policy server, or a client of one.
+    #[error(transparent)]
+    Serve(Box<w2a_serve::ServeError>),
     /// An input of an imagination.
     #[error(transparent)]
     Imagine(#[from] crate::ImagineError),
@@ -124,6 +127,7 @@ impl PipelineError {
             | Self::Metrics(MetricsError::Parse { .. } | MetricsError::Exists { .. })
             | Self::Eval(EvalError::Parse { .. }) => true,
             Self::Convert(error) => !matches!(**error, ConvertError::Io { .. }),
+            Self::Serve(error) => error.is_users_mistake(),
             Self::Folder { source, .. } => source.kind() != io::ErrorKind::StorageFull,
             Self::Model(error) => match error {
                 NnError::Io { source, .. } => matches!(

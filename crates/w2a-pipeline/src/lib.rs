@@ -21,6 +21,7 @@ mod policy;
 mod posttrain;
 mod progress;
 mod report;
+mod serve;
 mod stage2;
 mod validate;
 mod weights;
@@ -37,7 +38,9 @@ pub use imagine::{
     ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
 };
 pub use parity::{Parity, parity};
+pub use serve::{PolicySource, ServeRequest, serve, start_serving};
 pub use w2a_nn::DEVICES;
+pub use w2a_serve::{Layout, Protocol};
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;
 pub use weights::{convert_weights, list_weights};

@@ -35,6 +35,10 @@ pub struct Parity {
 /// the report.
 pub fn parity(dir: &Path, device: &str) -> Result<Parity, PipelineError> {
     let device = w2a_nn::device(device)?;
+    // Messages have no weights and no sizes, so that their folder is one of its own kind.
+    if dir.join(w2a_serve::parity::INDEX).exists() {
+        return Ok(Parity { component: "wire", report: w2a_serve::parity::frames(dir)? });
+    }
     let mut fixture = Fixture::open(dir)?;
     let name = fixture.component();
     // By prefix, so that a second fixture of a component may have a name of its own.
@@ -91,6 +95,13 @@ mod tests {
         let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
         assert!(line("io/bidirectional.loss.v2a").ends_with("FAILED"), "{text}");
         assert!(line("io/z_video").ends_with("ok"), "{text}");
+    }
+
+    #[test]
+    fn golden_frames_of_the_wire_are_a_component() {
+        let frames = Path::new(env!("CARGO_MANIFEST_DIR")).join("../w2a-serve/testdata/wire");
+        let found = parity(&frames, "cpu").unwrap();
+        assert!(found.component == "wire" && found.report.holds(), "{}", found.report);
     }
 
     #[test]

@@ -113,7 +113,10 @@ fn permuted(context: &Context, scenes: &[Scene]) -> Vec<usize> {
 pub(crate) fn upstream(context: &Context) -> serde_json::Value {
     let config = &context.config;
     let policy = &config.policy;
-    depends(&(&config.data, &config.world, &policy.model, &policy.train, policy.slowdown, &config.align))
+    let upstream =
+        depends(&(&config.data, &config.world, &policy.model, &policy.train, policy.slowdown, &config.align));
+    // In this form, so that what was trained before there were servers is still known.
+    if policy.remote.is_empty() { upstream } else { depends(&(upstream, &policy.remote)) }
 }
 
 /// The inverse dynamics model, trained if it is not.

@@ -8,7 +8,7 @@ use w2a_report::Progress;
 
 use crate::arms::Arm;
 use crate::data::{NARROW, ORACLE, VIDEO, WIDE};
-use crate::policy::{BASE, CEILING};
+use crate::policy::{BASE, CEILING, is_trained};
 use crate::posttrain::{IDM, IMAGINATION};
 use crate::stage2::scales;
 use crate::world::{AUTOENCODER, Imaginer, POSTTRAIN, TUNE};
@@ -77,7 +77,7 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
         }
         Stage::Policy => {
             let trained = [BASE, CEILING].into_iter();
-            let trained = trained.filter(|name| *name == BASE || Arm::WideLabels.takes_part(config));
+            let trained = trained.filter(|name| is_trained(config, name));
             trained.map(|name| part(name, train(&config.policy.train, seconds::POLICY))).collect()
         }
         Stage::Align => {

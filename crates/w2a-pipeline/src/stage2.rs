@@ -15,8 +15,7 @@ use w2a_sim::{Scene, Tabletop};
 use w2a_world::{Latents, MiniWorld, WorldModel};
 
 use crate::context::{Context, load_json, model, save_json};
-use crate::data::{NARROW, episodes};
-use crate::policy::{BASE, frozen};
+use crate::policy::{BASE, Base, at_pace, base, demonstrations};
 use crate::progress::gain_part;
 use crate::world::{self, GRID, Imaginer, TUNE};
 use crate::{Config, PipelineError, align};
@@ -30,15 +29,21 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub fn load(context: &Context) -> Result<Self, PipelineError> {
-        let set = model(DemonstrationSet::new(episodes(context, NARROW)?))?;
+        let set = demonstrations(context)?;
         let world = world::load(context)?;
         let adapters = align::load(context, align::ADAPTERS, &world, &set.action)?;
         Ok(Self { set, world, adapters })
     }
 
     /// The frozen base policy.
-    pub fn base(&self, context: &Context) -> Result<SlowPolicy<MiniPolicy>, PipelineError> {
-        Ok(frozen(context, crate::policy::net(context, BASE, &self.set)?, &self.set))
+    pub fn base(&self, context: &Context) -> Result<SlowPolicy<Base>, PipelineError> {
+        base(context, &self.set)
+    }
+
+    /// The base policy whose weights LoRA adapts; a server's are refused long before.
+    fn adaptable(&self, context: &Context) -> Result<MiniPolicy, PipelineError> {
+        let net = crate::policy::net(context, BASE, &self.set)?;
+        Ok(MiniPolicy::new(net, self.set.proprio.clone(), self.set.action.clone(), &context.device))
     }
 
     /// Rolls out a method.
@@ -79,7 +84,7 @@ impl Shared {
 
 /// What acts in a rollout: a policy, and what bends its chunks if anything does.
 pub(crate) struct Actor<'a> {
-    pub policy: SlowPolicy<MiniPolicy>,
+    pub policy: SlowPolicy<Base>,
     pub bend: Option<Bend<'a>>,
 }
 
@@ -123,7 +128,6 @@ impl<'a> Stage2<'_, 'a> {
         let schedule = TrainConfig { steps: self.steps(), ..config.train.clone() };
         let done = Checkpoint::new(context.path(name)).step()?;
         if done < schedule.steps {
-            let mut policy = shared.base(context)?;
             let mut clock = Clock::open(context.path(name), done / config.updates_per_round);
             context.training(name, &schedule, upstream, |context, training, steps| {
                 let mut environment = Tabletop::new(context.config.threads);
@@ -143,9 +147,11 @@ impl<'a> Stage2<'_, 'a> {
                 };
                 let (environment, device) = (&mut environment, &context.device);
                 if config.form == Form::Lora {
-                    let mut frozen = self.frozen(shared, &mut policy.policy);
+                    let mut policy = shared.adaptable(context)?;
+                    let mut frozen = self.frozen(shared, &mut policy);
                     model(train_lora(config, training, &mut frozen, environment, targets, device, on_step, on_round))?;
                 } else {
+                    let mut policy = shared.base(context)?;
                     let mut frozen = self.frozen(shared, &mut policy);
                     model(train_residual(
                         config,
@@ -184,7 +190,7 @@ impl<'a> Stage2<'_, 'a> {
     fn export(self, context: &Context, shared: &Shared, folder: &Path) -> Result<(), PipelineError> {
         let mut rng = w2a_data::stream(0, "load");
         let init = &mut Init { rng: &mut rng, device: &context.device };
-        let fresh = model(Lora::new(&self.config.lora, &shared.base(context)?.policy, init))?;
+        let fresh = model(Lora::new(&self.config.lora, &shared.adaptable(context)?, init))?;
         let lora = model(Checkpoint::new(context.path(self.name)).load(fresh))?;
         model(lora.save_peft(folder))
     }
@@ -199,7 +205,8 @@ impl<'a> Stage2<'_, 'a> {
         model(Lora::load_peft(&self.peft_folder(context), base, init))
     }
 
-    fn residual(self, context: &Context, shared: &Shared) -> Result<Residual, PipelineError> {
+    /// The trained residual.
+    pub fn residual(self, context: &Context, shared: &Shared) -> Result<Residual, PipelineError> {
         let mut rng = w2a_data::stream(0, "load");
         let init = &mut Init { rng: &mut rng, device: &context.device };
         let Self { name, config, adapters } = self;
@@ -210,11 +217,12 @@ impl<'a> Stage2<'_, 'a> {
 
     /// What acts after the training, at a scale.
     pub fn actor(self, context: &Context, shared: &Shared, gain: f32) -> Result<Actor<'a>, PipelineError> {
-        let mut policy = shared.base(context)?;
         if self.config.form == Form::Lora {
-            policy.policy = model(self.lora(context, &policy.policy)?.apply(&policy.policy, gain))?;
-            return Ok(Actor { policy, bend: None });
+            let plain = shared.adaptable(context)?;
+            let adapted = model(self.lora(context, &plain)?.apply(&plain, gain))?;
+            return Ok(Actor { policy: at_pace(context, Base::Mini(Box::new(adapted))), bend: None });
         }
+        let policy = shared.base(context)?;
         let residual = Some(self.residual(context, shared)?);
         let bend = Bend { adapters: self.adapters, residual, gain, decoding: self.config.decoding };
         Ok(Actor { policy, bend: Some(bend) })
@@ -224,7 +232,7 @@ impl<'a> Stage2<'_, 'a> {
     pub fn parameters(self, context: &Context, shared: &Shared) -> Result<usize, PipelineError> {
         use burn::module::Module;
         if self.config.form == Form::Lora {
-            return Ok(self.lora(context, &shared.base(context)?.policy)?.num_params());
+            return Ok(self.lora(context, &shared.adaptable(context)?)?.num_params());
         }
         Ok(self.residual(context, shared)?.num_params())
     }

@@ -108,6 +108,12 @@ impl Config {
         rules.sharded("policy.fine_tune", &policy.fine_tune);
         let slow = (1.0..=MOST_SLOWDOWN).contains(&policy.slowdown);
         rules.check("policy.slowdown", slow, &format!("1 to {MOST_SLOWDOWN}"), policy.slowdown);
+        let is_remote = !policy.remote.is_empty();
+        let address = !is_remote || policy.remote.parse::<w2a_serve::Url>().is_ok();
+        rules.check("policy.remote", address, "groot://host:port or openpi://host:port", &policy.remote);
+        let with_server = is_remote || policy.remote_token_env.is_empty();
+        let expected = "nothing without policy.remote";
+        rules.check("policy.remote_token_env", with_server, expected, &policy.remote_token_env);
 
         let align = &self.align;
         rules.at_least("align.adapter.dim", align.adapter.dim, 1);
@@ -179,6 +185,12 @@ impl Config {
         let own_pace = stage2.form != Form::Lora || policy.slowdown == 1.0;
         let expected = "latent or action where policy.slowdown is not 1: LoRA changes the policy at its own pace";
         rules.check("posttrain.stage2.form", own_pace, expected, stage2.form);
+        let has_weights = stage2.form != Form::Lora || !is_remote;
+        let expected = "latent or action with policy.remote: the weights of a server are out of reach for LoRA";
+        rules.check("posttrain.stage2.form", has_weights, expected, stage2.form);
+        let trains_base = after.methods.iter().any(|name| Arm::TRAIN_THE_BASE.map(Arm::name).contains(&name.as_str()));
+        let expected = "no base_extra and no dreamgen with policy.remote: both train the base policy further";
+        rules.check("posttrain.methods", !(is_remote && trains_base), expected, &after.methods);
         let pulls = [cosine, infonce, regression];
         let expected = "cosine, infonce or regression above 0";
         rules.check("posttrain.stage2.objective", pulls.iter().any(|weight| *weight > 0.0), expected, "none");
@@ -381,6 +393,14 @@ mod tests {
                 config.posttrain.stage2.objective.alignment = Alignment::SoftDtw;
             }),
             ("policy.slowdown", |config| config.policy.slowdown = 0.8),
+            ("policy.remote", |config| config.policy.remote = "http://localhost:80".into()),
+            ("policy.remote_token_env", |config| config.policy.remote_token_env = "TOKEN".into()),
+            ("posttrain.methods", |config| config.policy.remote = "groot://localhost:5555".into()),
+            ("posttrain.stage2.form", |config| {
+                config.policy.remote = "openpi://localhost:8000".into();
+                config.posttrain.methods = vec!["base".into(), "w2a".into()];
+                config.posttrain.stage2.form = w2a_posttrain::Form::Lora;
+            }),
             ("policy.slowdown", |config| config.policy.slowdown = f32::NAN),
             ("posttrain.stage2.objective", |config| config.posttrain.stage2.objective.cosine = 0.0),
             ("posttrain.stage2.objective", |config| {

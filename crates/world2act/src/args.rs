@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use toml::Value;
-use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, Profile, Stage};
+use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, Profile, ServeRequest, Stage};
 
+mod serve;
 mod world;
 
+#[cfg(test)]
+pub use serve::SERVE_HELP;
 #[cfg(test)]
 pub use world::IMAGINE_HELP;
 pub use world::WorldAction;
@@ -36,6 +39,8 @@ pub enum Action {
     },
     /// Use a world model on its own.
     World(WorldAction),
+    /// Answer clients with the actions of a policy.
+    Serve(Box<ServeRequest>),
     /// Say what a dataset is and what is wrong with it.
     InspectData {
         /// The dataset.
@@ -207,6 +212,9 @@ enum Command {
     Config(ConfigArgs),
     /// Print versions and hardware: paste it into a bug report; or check a device against reference numbers
     Doctor(DoctorArgs),
+    /// Serve a policy to the clients of GR00T or openpi, with or without what stage 2 trained
+    #[command(after_long_help = serve::SERVE_HELP)]
+    Serve(serve::ServeArgs),
     /// List or convert weights: safetensors files, and checkpoints of torch.save, which are never executed
     #[command(subcommand)]
     Weights(WeightsCommand),
@@ -444,6 +452,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
                 Some(dir) => Action::Parity { dir, device: args.device.unwrap_or_else(|| "cpu".into()) },
                 None => Action::Doctor,
             }
+        }
+        Command::Serve(args) => {
+            no_settings("serve", dotted)?;
+            Action::Serve(Box::new(args.request()))
         }
         Command::Weights(command) => {
             no_settings("weights", dotted)?;

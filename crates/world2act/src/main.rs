@@ -34,6 +34,13 @@ fn run() -> Result<(), Failure> {
             print(&format!("{component} on {device}\n\n{report}"))?;
             if report.holds() { Ok(()) } else { Err(Failure::Parity { counts: report.counts() }) }
         }
+        Action::Serve(request) => {
+            let counted = w2a_pipeline::serve(&request, |ready| {
+                // A terminal that is gone is no reason not to serve.
+                let _ = writeln!(std::io::stderr(), "{ready}; stop with Ctrl-C");
+            })?;
+            print(&counted)
+        }
         Action::World(action) => print(&world::execute(&action)?),
         Action::InspectData { path, skip_bad, json } => {
             let report = w2a_pipeline::inspect_data(&path, skip_bad, json)?;

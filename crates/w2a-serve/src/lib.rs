@@ -1,0 +1,30 @@
+//! Policies over the wire: servers that GR00T's and openpi's own clients talk to, and policies that are such servers
+//! somewhere else.
+//!
+//! A [`Server`] has a thread for each connection and one for the policy. Requests are read with limits on everything
+//! ([`codec`]), checked against a [`Layout`] by name, type and shape, and batched. [`RemotePolicy`] is the other side: an
+//! ordinary [`w2a_policy::Policy`].
+
+mod client;
+pub mod codec;
+mod engine;
+mod error;
+mod groot;
+mod layout;
+mod metrics;
+mod observation;
+mod openpi;
+pub mod parity;
+mod remote;
+mod server;
+mod service;
+mod transport;
+
+pub use engine::{BoxedPolicy, MakePolicy, Served, Sessions};
+pub use error::ServeError;
+pub use layout::{CameraLayout, Layout, OPENPI_PROMPT, OPENPI_STATE, Part};
+pub use metrics::Metrics;
+pub use observation::{Asked, Naming};
+pub use remote::{Patience, RemotePolicy, Url};
+pub use server::{Server, ServerConfig, stop_on_signals};
+pub use service::Protocol;

@@ -1,0 +1,79 @@
+//! `serve`: a policy on the wire.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use w2a_pipeline::{Layout, PolicySource, Protocol, ServeRequest};
+
+pub const SERVE_HELP: &str = "\
+Clients are those of Isaac-GR00T (ZeroMQ, port 5555) and of openpi (WebSocket, port 8000), unchanged. Both ports also have
+the pages /healthz and /metrics over HTTP. What clients have to send is in docs/formats.md.
+
+Only this machine can connect unless --host says otherwise; then set a token. GR00T's `kill` works with a token only.
+SIGINT and SIGTERM end the server after the answers under way, and what it has counted is printed.
+
+Examples:
+  world2act serve --policy zero --env libero --protocol groot
+  world2act serve --policy mini:runs/demo --protocol openpi --port 8001
+  world2act serve --policy mini:runs/demo --residual runs/demo/posttrain/w2a/seed0 --protocol groot
+  world2act serve --policy remote:groot://gpu.local:5555 --residual runs/demo/posttrain/w2a/seed0 --protocol groot --port 5556
+  world2act serve --policy random --protocol groot --host 0.0.0.0 --token-env W2A_TOKEN";
+
+#[derive(Clone, Debug, Args)]
+pub(super) struct ServeArgs {
+    /// What decides: zero, random, mini:RUN (a run's base policy), remote:groot://host:port or remote:openpi://host:port
+    #[arg(long, value_name = "POLICY")]
+    policy: PolicySource,
+    /// Bend its chunks by what stage 2 trained: the folder RUN/posttrain/METHOD/seedN
+    #[arg(long, value_name = "DIR")]
+    residual: Option<PathBuf>,
+    /// Names and sizes of observations and actions
+    #[arg(long, value_name = "ENV", default_value = "tabletop", value_parser = layouts())]
+    env: Layout,
+    /// What is spoken
+    #[arg(long, value_name = "PROTOCOL", value_parser = protocols())]
+    protocol: Protocol,
+    /// Port [default: 5555 for groot, 8000 for openpi]
+    #[arg(long, value_name = "N")]
+    port: Option<u16>,
+    /// Address to listen on
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: String,
+    /// Environment variable with the token that clients have to send
+    #[arg(long, value_name = "NAME")]
+    token_env: Option<String>,
+    /// Environment variable with the token of the server behind --policy remote
+    #[arg(long, value_name = "NAME")]
+    remote_token_env: Option<String>,
+    /// Seed of --policy random
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+}
+
+fn layouts() -> impl TypedValueParser<Value = Layout> {
+    // Names come from the list of layouts, so one of them is found.
+    PossibleValuesParser::new(Layout::NAMES).try_map(|name| Layout::by_name(&name).ok_or("no such environment"))
+}
+
+fn protocols() -> impl TypedValueParser<Value = Protocol> {
+    PossibleValuesParser::new(Protocol::ALL.map(Protocol::name))
+        .try_map(|name| Protocol::ALL.into_iter().find(|known| known.name() == name).ok_or("no such protocol"))
+}
+
+impl ServeArgs {
+    /// The request to the library.
+    pub fn request(self) -> ServeRequest {
+        ServeRequest {
+            policy: self.policy,
+            residual: self.residual,
+            layout: self.env,
+            port: self.port.unwrap_or(self.protocol.port()),
+            protocol: self.protocol,
+            host: self.host,
+            token_env: self.token_env.unwrap_or_default(),
+            remote_token_env: self.remote_token_env.unwrap_or_default(),
+            seed: self.seed,
+        }
+    }
+}
