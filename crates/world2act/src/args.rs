@@ -8,8 +8,11 @@ use clap::{Args, Parser, Subcommand};
 use toml::Value;
 use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, Profile, Stage};
 
+mod policy;
 mod world;
 
+pub use policy::PolicyAction;
+use policy::PolicyArgs;
 #[cfg(test)]
 pub use world::IMAGINE_HELP;
 pub use world::WorldAction;
@@ -36,6 +39,8 @@ pub enum Action {
     },
     /// Use a world model on its own.
     World(WorldAction),
+    /// Look at a policy of others.
+    Policy(PolicyAction),
     /// Say what a dataset is and what is wrong with it.
     InspectData {
         /// The dataset.
@@ -184,9 +189,9 @@ enum Command {
     /// Run until the world model is trained and has imagined; or use it on its own
     #[command(after_long_help = LONG_HELP)]
     World(WorldArgs),
-    /// Run until the base policy is trained
+    /// Run until the base policy is trained; or look at a GR00T checkpoint
     #[command(after_long_help = LONG_HELP)]
-    Policy(RunArgs),
+    Policy(PolicyArgs),
     /// Run until stage 1 has aligned video dynamics and actions
     #[command(after_long_help = LONG_HELP)]
     Align(RunArgs),
@@ -431,7 +436,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
             no_settings(command.name(), dotted)?;
             Action::World(command.action())
         }
-        Command::Policy(args) => args.request(Stage::Policy, DEFAULT_OUT, dotted),
+        Command::Policy(PolicyArgs { command: None, run }) => run.request(Stage::Policy, DEFAULT_OUT, dotted),
+        Command::Policy(PolicyArgs { command: Some(command), .. }) => {
+            no_settings(command.name(), dotted)?;
+            Action::Policy(command.action())
+        }
         Command::Align(args) => args.request(Stage::Align, DEFAULT_OUT, dotted),
         Command::Posttrain(args) => args.request(Stage::Posttrain, DEFAULT_OUT, dotted),
         Command::Eval(args) => args.request(Stage::Eval, DEFAULT_OUT, dotted),

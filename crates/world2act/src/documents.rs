@@ -69,6 +69,7 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
             Action::Doctor
             | Action::Parity { .. }
             | Action::World(_)
+            | Action::Policy(_)
             | Action::InspectData { .. }
             | Action::ConvertData { .. }
             | Action::ListWeights(_)

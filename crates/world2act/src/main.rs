@@ -5,6 +5,7 @@ mod doctor;
 #[cfg(test)]
 mod documents;
 mod failure;
+mod policy;
 mod resolve;
 mod settings;
 mod skills;
@@ -35,6 +36,7 @@ fn run() -> Result<(), Failure> {
             if report.holds() { Ok(()) } else { Err(Failure::Parity { counts: report.counts() }) }
         }
         Action::World(action) => print(&world::execute(&action)?),
+        Action::Policy(action) => print(&policy::execute(&action)?),
         Action::InspectData { path, skip_bad, json } => {
             let report = w2a_pipeline::inspect_data(&path, skip_bad, json)?;
             print(&report.text)?;
