@@ -14,8 +14,10 @@ mod data;
 mod data_tools;
 mod error;
 mod eval;
+mod groot;
 mod horizon;
 mod imagine;
+mod open_loop;
 mod parity;
 mod policy;
 mod posttrain;
@@ -34,9 +36,11 @@ pub use config::{
 };
 pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use error::PipelineError;
+pub use groot::{PolicyInfoRequest, policy_info, write_tiny_policy};
 pub use imagine::{
     ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
 };
+pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};
 pub use serve::{PolicySource, ServeRequest, serve, start_serving};
 pub use w2a_nn::DEVICES;

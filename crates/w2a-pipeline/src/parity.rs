@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use w2a_nn::{Fixture, NnError, ParityReport};
+use w2a_policy::groot::parity as groot;
 
 use crate::PipelineError;
 
@@ -17,6 +18,9 @@ const COMPONENTS: &[(&str, Check)] = &[
     ("cosmos_dit", w2a_world::cosmos::parity::cosmos_dit),
     ("wan_vae", w2a_world::cosmos::parity::wan_vae),
     ("t5_encoder", w2a_world::cosmos::parity::t5_encoder),
+    ("gr00t_preprocess", groot::gr00t_preprocess),
+    ("gr00t_vlm", groot::gr00t_vlm),
+    ("gr00t_action_head", groot::gr00t_action_head),
 ];
 
 /// What a comparison came to.

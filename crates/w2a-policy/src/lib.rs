@@ -4,6 +4,7 @@
 //! cloning and frozen afterwards; [`ZeroPolicy`], [`RandomPolicy`] and [`ReplayPolicy`] are for checking an environment,
 //! [`SlowPolicy`] for asking what a difference in pace does.
 
+pub mod groot;
 mod mini;
 mod sanity;
 mod slow;

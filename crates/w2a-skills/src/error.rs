@@ -36,7 +36,7 @@ pub enum SkillsError {
     },
     /// The demonstrations cannot be opened.
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(Box<SourceError>),
     /// The skills cannot be written.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -46,7 +46,7 @@ pub enum SkillsError {
         /// Which one.
         episode: usize,
         /// Why.
-        source: SourceError,
+        source: Box<SourceError>,
     },
     /// The language model.
     #[error(transparent)]
@@ -81,5 +81,11 @@ impl SkillsError {
             Self::Chat(error) => error.is_users_mistake(),
             _ => true,
         }
+    }
+}
+
+impl From<SourceError> for SkillsError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(Box::new(error))
     }
 }

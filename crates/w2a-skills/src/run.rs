@@ -198,8 +198,8 @@ fn write_clips(
         if !is_shown && one.outcome.is_err() {
             continue;
         }
-        let demonstration =
-            reader.read(one.index).map_err(|source| SkillsError::BadEpisode { episode: one.index, source })?;
+        let unreadable = |source| SkillsError::BadEpisode { episode: one.index, source: Box::new(source) };
+        let demonstration = reader.read(one.index).map_err(unreadable)?;
         if is_shown {
             gallery.add(one, &demonstration, &request.config)?;
         }

@@ -48,7 +48,7 @@ impl Survey {
                     outcome: Err(Dropped::NoSignal),
                 }),
                 Err(source) if skip_bad => unreadable.push((index, source.to_string())),
-                Err(source) => return Err(SkillsError::BadEpisode { episode: index, source }),
+                Err(source) => return Err(SkillsError::BadEpisode { episode: index, source: Box::new(source) }),
             }
             progress.tick(index as u64 + 1, source.len() as u64, "demonstrations");
         }

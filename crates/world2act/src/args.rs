@@ -8,9 +8,12 @@ use clap::{Args, Parser, Subcommand};
 use toml::Value;
 use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, Profile, ServeRequest, Stage};
 
+mod policy;
 mod serve;
 mod world;
 
+pub use policy::PolicyAction;
+use policy::PolicyArgs;
 #[cfg(test)]
 pub use serve::SERVE_HELP;
 #[cfg(test)]
@@ -41,6 +44,8 @@ pub enum Action {
     World(WorldAction),
     /// Answer clients with the actions of a policy.
     Serve(Box<ServeRequest>),
+    /// Look at a policy of others.
+    Policy(PolicyAction),
     /// Say what a dataset is and what is wrong with it.
     InspectData {
         /// The dataset.
@@ -189,9 +194,9 @@ enum Command {
     /// Run until the world model is trained and has imagined; or use it on its own
     #[command(after_long_help = LONG_HELP)]
     World(WorldArgs),
-    /// Run until the base policy is trained
+    /// Run until the base policy is trained; or look at a GR00T checkpoint
     #[command(after_long_help = LONG_HELP)]
-    Policy(RunArgs),
+    Policy(PolicyArgs),
     /// Run until stage 1 has aligned video dynamics and actions
     #[command(after_long_help = LONG_HELP)]
     Align(RunArgs),
@@ -439,7 +444,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
             no_settings(command.name(), dotted)?;
             Action::World(command.action())
         }
-        Command::Policy(args) => args.request(Stage::Policy, DEFAULT_OUT, dotted),
+        Command::Policy(PolicyArgs { command: None, run }) => run.request(Stage::Policy, DEFAULT_OUT, dotted),
+        Command::Policy(PolicyArgs { command: Some(command), .. }) => {
+            no_settings(command.name(), dotted)?;
+            Action::Policy(command.action())
+        }
         Command::Align(args) => args.request(Stage::Align, DEFAULT_OUT, dotted),
         Command::Posttrain(args) => args.request(Stage::Posttrain, DEFAULT_OUT, dotted),
         Command::Eval(args) => args.request(Stage::Eval, DEFAULT_OUT, dotted),

@@ -70,6 +70,7 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
             | Action::Parity { .. }
             | Action::World(_)
             | Action::Serve(_)
+            | Action::Policy(_)
             | Action::InspectData { .. }
             | Action::ConvertData { .. }
             | Action::ListWeights(_)
