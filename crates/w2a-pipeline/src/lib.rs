@@ -34,11 +34,13 @@ pub use config::{
 pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use error::PipelineError;
 pub use imagine::{
-    ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
+    EmbedRequest, ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, WorldSource,
+    cosmos_settings, embed_prompts, export_scenes, imagine, preview,
 };
 pub use parity::{Parity, parity};
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;
+pub use w2a_world::cosmos::CosmosConfig;
 pub use weights::{convert_weights, list_weights};
 
 /// How [`convert_data`] converts, and the versions it can write.
