@@ -38,7 +38,8 @@ pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use error::PipelineError;
 pub use groot::{PolicyInfoRequest, policy_info, write_tiny_policy};
 pub use imagine::{
-    ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
+    EmbedRequest, ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, WorldSource,
+    cosmos_settings, embed_prompts, export_scenes, imagine, preview,
 };
 pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};
@@ -47,6 +48,7 @@ pub use w2a_nn::DEVICES;
 pub use w2a_serve::{Layout, Protocol};
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;
+pub use w2a_world::cosmos::CosmosConfig;
 pub use weights::{convert_weights, list_weights};
 
 /// How [`convert_data`] converts, and the versions it can write.

@@ -16,10 +16,10 @@ pub use policy::PolicyAction;
 use policy::PolicyArgs;
 #[cfg(test)]
 pub use serve::SERVE_HELP;
-#[cfg(test)]
-pub use world::IMAGINE_HELP;
-pub use world::WorldAction;
 use world::WorldArgs;
+#[cfg(test)]
+pub use world::{EMBED_HELP, IMAGINE_HELP};
+pub use world::{WorldAction, WorldChoice};
 
 /// More parts than any setting has; deeper keys would only be a way to exhaust the stack.
 const MAX_KEY_PARTS: usize = 16;
@@ -156,6 +156,12 @@ pub enum ArgsError {
     NotUtf8 {
         /// The flag.
         flag: String,
+    },
+    /// No world model, two of them, or one that does not exist.
+    #[error("which world model? give --world RUN, or --world.kind=cosmos and --world.path=DIR: {what}")]
+    World {
+        /// What is wrong.
+        what: String,
     },
     /// Settings where none are used.
     #[error("`{command}` takes no settings, got {flag}; remove it")]
@@ -440,10 +446,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
             command.action()
         }
         Command::World(WorldArgs { command: None, run }) => run.request(Stage::World, DEFAULT_OUT, dotted),
-        Command::World(WorldArgs { command: Some(command), .. }) => {
-            no_settings(command.name(), dotted)?;
-            Action::World(command.action())
-        }
+        Command::World(WorldArgs { command: Some(command), .. }) => Action::World(command.action(dotted)?),
         Command::Policy(PolicyArgs { command: None, run }) => run.request(Stage::Policy, DEFAULT_OUT, dotted),
         Command::Policy(PolicyArgs { command: Some(command), .. }) => {
             no_settings(command.name(), dotted)?;

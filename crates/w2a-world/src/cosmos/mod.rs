@@ -5,6 +5,7 @@
 //! `source` finds under the authors' names or those of diffusers (`names`).
 
 mod dit;
+mod embed;
 mod folder;
 mod names;
 mod numpy;
@@ -19,6 +20,7 @@ mod vae;
 mod world;
 
 pub use dit::{Dit, DitConfig, DitInput, DitOptions};
+pub use embed::PromptEncoder;
 pub use folder::CosmosFolder;
 pub use names::Weighting;
 pub use numpy::RandomState;

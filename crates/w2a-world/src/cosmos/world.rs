@@ -35,9 +35,6 @@ pub struct CosmosConfig {
     pub frame: [usize; 2],
     /// Latent frames of a clip, the first one included: 24 at 16 frames a second, 16 at 10.
     pub latent_frames: usize,
-    /// How positions are stretched, where the size of the model does not say it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rope: Option<RopeRatios>,
     /// What the model is to keep away from; without a text, its prediction for no prompt at all.
     pub negative_prompt: String,
     /// Seed of the noise of every clip, as in the authors' release, which has 0; without one, each clip has noise of its own.
@@ -46,6 +43,9 @@ pub struct CosmosConfig {
     /// Folder of embedded prompts; `prompts` beside the weights without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompts: Option<PathBuf>,
+    /// How positions are stretched, where the size of the model does not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope: Option<RopeRatios>,
     /// The sampler.
     pub sampler: SamplerConfig,
 }
@@ -101,7 +101,6 @@ impl CosmosConfig {
 }
 
 /// The model of a folder. Networks are read when they are first needed: encoding and decoding never read the DiT.
-#[derive(Debug)]
 pub struct Cosmos {
     folder: CosmosFolder,
     config: CosmosConfig,
@@ -109,6 +108,14 @@ pub struct Cosmos {
     dit: OnceLock<Dit>,
     vae: OnceLock<Vae>,
     device: Device,
+    /// Called after every evaluation of the sampler.
+    watch: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Cosmos {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cosmos").field("folder", &self.folder).field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl Cosmos {
@@ -123,7 +130,31 @@ impl Cosmos {
         folder.vae()?;
         let prompts = PromptStore::new(config.prompts.clone().unwrap_or_else(|| folder.prompts()));
         let (dit, vae, device) = (OnceLock::new(), OnceLock::new(), device.clone());
-        Ok(Self { folder, config, prompts, dit, vae, device })
+        Ok(Self { folder, config, prompts, dit, vae, device, watch: Box::new(|| {}) })
+    }
+
+    /// Calls `each` after every evaluation of the sampler, of which a clip has [`Self::evaluations`].
+    pub fn on_evaluation(&mut self, each: impl Fn() + Send + Sync + 'static) {
+        self.watch = Box::new(each);
+    }
+
+    /// Evaluations of the sampler for a clip.
+    pub fn evaluations(&self) -> usize {
+        self.config.sampler.steps + 1
+    }
+
+    /// Those of the prompts, the negative one included, that are not embedded yet.
+    ///
+    /// # Errors
+    /// A file of an embedded prompt that is damaged.
+    pub fn missing<'a>(&'a self, prompts: impl Iterator<Item = &'a str>) -> Result<Vec<&'a str>, NnError> {
+        let mut missing = Vec::new();
+        for prompt in std::iter::once(self.config.negative_prompt.as_str()).chain(prompts) {
+            if !prompt.is_empty() && self.prompts.get(prompt)?.is_none() {
+                missing.push(prompt);
+            }
+        }
+        Ok(missing)
     }
 
     /// Name and digest of the model: of its weights and settings. Reads the weights once from beginning to end.
@@ -295,7 +326,7 @@ impl WorldModel for Cosmos {
             let conditions = Conditions { shape, known: &known, frames_known: 1, prompt, negative };
             let seed = self.config.noise_seed.unwrap_or_else(|| rng.random());
             let noise = noise(seed, shape);
-            let data = sample(dit, &self.config.sampler, &conditions, &noise, &self.device, |_| {})?;
+            let data = sample(dit, &self.config.sampler, &conditions, &noise, &self.device, |_| (self.watch)())?;
             out.push(Latents { shape: begin.shape, data: turned(&data, channels, len) });
         }
         Ok(out)
