@@ -5,9 +5,12 @@ import importlib.util
 import io
 import os
 import pickle
+import sys
 import zipfile
 
 os.environ.setdefault("MUJOCO_GL", "osmesa")
+# Where scripts/setup-libero.sh has put it.
+os.environ.setdefault("LIBERO_CONFIG_PATH", os.path.join(sys.prefix, "libero"))
 
 import libero.libero
 import numpy as np
@@ -73,7 +76,7 @@ class Libero:
 
     def versions(self):
         names = ["hf-libero", "robosuite", "mujoco", "numpy"]
-        return {name: importlib.metadata.version(name) for name in names}
+        return {name: importlib.metadata.version(name) for name in names} | {"assets": assets()}
 
     def reset(self, slot, suite, task, trial):
         """Starts a trial of a task; gives the instruction, the state and the images."""
@@ -100,7 +103,7 @@ class Libero:
         # Objects start a little above the table and fall.
         for _ in range(self.settings["settle_steps"]):
             seen, _, _, _ = env.step(OPEN)
-        return names[task].replace("_", " ") if suite != "libero_10" and suite != "libero_90" else instruction(names[task]), *self.observe(seen)
+        return instruction(names[task]), *self.observe(seen)
 
     def step(self, slot, action):
         """Carries out one action; gives whether the task is solved, the state and the images."""
@@ -135,7 +138,16 @@ class Libero:
 
 
 def instruction(name):
-    """Long suites put the scene's name in front: words in capitals, then a number."""
+    """The words of a task's name. Long suites put the scene in front: words in capitals, the last with a number."""
     words = name.split("_")
-    start = next(place for place, word in enumerate(words) if word.startswith("SCENE")) + 1
-    return " ".join(words[start:])
+    scenes = [place for place, word in enumerate(words) if word.startswith("SCENE")]
+    return " ".join(words[scenes[0] + 1 :] if scenes else words)
+
+
+def assets():
+    """What the assets say of themselves, as where some are stand-ins: the heading of their README."""
+    path = os.path.join(ROOT, "assets", "README.md")
+    if not os.path.exists(path):
+        return "of hf-libero"
+    with open(path, encoding="utf-8") as file:
+        return file.readline().strip("# \n")

@@ -16,6 +16,7 @@ mod error;
 mod eval;
 mod horizon;
 mod imagine;
+mod libero;
 mod parity;
 mod policy;
 mod posttrain;
@@ -37,8 +38,10 @@ pub use error::PipelineError;
 pub use imagine::{
     ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
 };
+pub use libero::{LiberoRequest, libero};
 pub use parity::{Parity, parity};
 pub use serve::{PolicySource, ServeRequest, serve, start_serving};
+pub use w2a_serve::simulator::{EvalProtocol, SUITES as LIBERO_SUITES};
 pub use w2a_serve::{Layout, Protocol};
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;

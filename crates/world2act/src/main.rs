@@ -41,6 +41,7 @@ fn run() -> Result<(), Failure> {
             })?;
             print(&counted)
         }
+        Action::Libero(request) => print(&w2a_pipeline::libero(&request)?),
         Action::World(action) => print(&world::execute(&action)?),
         Action::InspectData { path, skip_bad, json } => {
             let report = w2a_pipeline::inspect_data(&path, skip_bad, json)?;
