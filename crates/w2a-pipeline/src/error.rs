@@ -81,6 +81,9 @@ pub enum PipelineError {
     /// A policy server, or a client of one.
     #[error(transparent)]
     Serve(Box<w2a_serve::ServeError>),
+    /// A simulator in worker processes.
+    #[error(transparent)]
+    Workers(Box<w2a_serve::simulator::SimulatorError>),
     /// An input of an imagination.
     #[error(transparent)]
     Imagine(#[from] crate::ImagineError),
@@ -128,6 +131,7 @@ impl PipelineError {
             | Self::Eval(EvalError::Parse { .. }) => true,
             Self::Convert(error) => !matches!(**error, ConvertError::Io { .. }),
             Self::Serve(error) => error.is_users_mistake(),
+            Self::Workers(error) => error.is_users_mistake(),
             Self::Folder { source, .. } => source.kind() != io::ErrorKind::StorageFull,
             Self::Model(error) => match error {
                 NnError::Io { source, .. } => matches!(

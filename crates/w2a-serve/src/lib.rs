@@ -18,6 +18,7 @@ pub mod parity;
 mod remote;
 mod server;
 mod service;
+pub mod simulator;
 mod transport;
 
 pub use engine::{BoxedPolicy, MakePolicy, Served, Sessions};

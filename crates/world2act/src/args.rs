@@ -6,14 +6,17 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use toml::Value;
-use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, Profile, ServeRequest, Stage};
+use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, LiberoRequest, Profile, ServeRequest, Stage};
 
 mod policy;
+mod libero;
 mod serve;
 mod world;
 
 pub use policy::PolicyAction;
 use policy::PolicyArgs;
+#[cfg(test)]
+pub use libero::LIBERO_HELP;
 #[cfg(test)]
 pub use serve::SERVE_HELP;
 use world::WorldArgs;
@@ -46,6 +49,8 @@ pub enum Action {
     Serve(Box<ServeRequest>),
     /// Look at a policy of others.
     Policy(PolicyAction),
+    /// Evaluate a policy in LIBERO.
+    Libero(Box<LiberoRequest>),
     /// Say what a dataset is and what is wrong with it.
     InspectData {
         /// The dataset.
@@ -226,6 +231,9 @@ enum Command {
     /// Serve a policy to the clients of GR00T or openpi, with or without what stage 2 trained
     #[command(after_long_help = serve::SERVE_HELP)]
     Serve(serve::ServeArgs),
+    /// Evaluate a policy in LIBERO by a published protocol, in worker processes with Python
+    #[command(after_long_help = libero::LIBERO_HELP)]
+    Libero(libero::LiberoArgs),
     /// List or convert weights: safetensors files, and checkpoints of torch.save, which are never executed
     #[command(subcommand)]
     Weights(WeightsCommand),
@@ -468,6 +476,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
         Command::Serve(args) => {
             no_settings("serve", dotted)?;
             Action::Serve(Box::new(args.request()))
+        }
+        Command::Libero(args) => {
+            no_settings("libero", dotted)?;
+            Action::Libero(Box::new(args.request()))
         }
         Command::Weights(command) => {
             no_settings("weights", dotted)?;

@@ -42,6 +42,7 @@ fn run() -> Result<(), Failure> {
             })?;
             print(&counted)
         }
+        Action::Libero(request) => print(&w2a_pipeline::libero(&request)?),
         Action::World(action) => print(&world::execute(&action)?),
         Action::Policy(action) => print(&policy::execute(&action)?),
         Action::InspectData { path, skip_bad, json } => {

@@ -1,0 +1,1 @@
+"""Python simulators behind a pipe, for world2act."""

@@ -1,0 +1,153 @@
+"""LIBERO's environments with everything that published protocols differ in as a setting."""
+
+import importlib.metadata
+import importlib.util
+import io
+import os
+import pickle
+import sys
+import zipfile
+
+os.environ.setdefault("MUJOCO_GL", "osmesa")
+# Where scripts/setup-libero.sh has put it.
+os.environ.setdefault("LIBERO_CONFIG_PATH", os.path.join(sys.prefix, "libero"))
+
+import libero.libero
+import numpy as np
+import robosuite.utils.transform_utils as transforms
+from libero.libero.envs.env_wrapper import OffScreenRenderEnv
+from PIL import Image
+
+CAMERAS = {"image": "agentview_image", "wrist_image": "robot0_eye_in_hand_image"}
+STATE = ["x", "y", "z", "roll", "pitch", "yaw", "gripper_left", "gripper_right"]
+ACTION = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+CONTROL_HZ = 20
+OPEN = [0.0] * 6 + [-1.0]
+FLIPS = {
+    "none": lambda image: image,
+    # LIBERO's own pictures stand on their heads; openpi and GR00T turn them, which also mirrors them.
+    "rotate_180": lambda image: image[::-1, ::-1],
+    "vertical": lambda image: image[::-1],
+}
+ROOT = os.path.dirname(libero.libero.__file__)
+
+
+class _NumpyOnly(pickle.Unpickler):
+    """Initial states are pickled arrays of numpy; nothing else is let through."""
+
+    ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
+               ("numpy.core.multiarray", "scalar"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+    def find_class(self, module, name):
+        if (module, name) not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"initial states ask for {module}.{name}, expected an array of numpy")
+        return super().find_class(module, name)
+
+
+def initial_states(suite, task):
+    """The benchmark's fixed initial states of a task, one row each."""
+    path = os.path.join(ROOT, "init_files", suite, f"{task}.pruned_init")
+    with zipfile.ZipFile(path) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+        return _NumpyOnly(io.BytesIO(archive.read(name))).load()
+
+
+def tasks(suite):
+    """Names of a suite's tasks, in the benchmark's order. Its own module would import torch."""
+    path = os.path.join(ROOT, "benchmark", "libero_suite_task_map.py")
+    spec = importlib.util.spec_from_file_location("libero_suite_task_map", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if suite not in module.libero_task_map:
+        raise ValueError(f"suite {suite!r}: expected one of {', '.join(module.libero_task_map)}")
+    return list(module.libero_task_map[suite])
+
+
+class Libero:
+    """`slots` environments; one is built anew only where its task changes."""
+
+    cameras, state, action, control_hz = list(CAMERAS), STATE, ACTION, CONTROL_HZ
+
+    def __init__(self, settings, slots):
+        self.settings = settings
+        self.flip = FLIPS[settings["flip"]]
+        self.size = settings["resize"] or settings["render"]
+        self.slots = [(None, None)] * slots
+
+    def versions(self):
+        names = ["hf-libero", "robosuite", "mujoco", "numpy"]
+        return {name: importlib.metadata.version(name) for name in names} | {"assets": assets()}
+
+    def reset(self, slot, suite, task, trial):
+        """Starts a trial of a task; gives the instruction, the state and the images."""
+        names = tasks(suite)
+        if not 0 <= task < len(names):
+            raise ValueError(f"task {task} of {suite}: expected 0 to {len(names) - 1}")
+        key, env = self.slots[slot]
+        if key != (suite, task):
+            if env is not None:
+                env.close()
+            # Until the new one stands there is none.
+            self.slots[slot] = (None, None)
+            side = self.settings["render"]
+            bddl = os.path.join(ROOT, "bddl_files", suite, f"{names[task]}.bddl")
+            env = OffScreenRenderEnv(bddl_file_name=bddl, camera_heights=side, camera_widths=side,
+                                     controller=self.settings["controller"], control_freq=CONTROL_HZ)
+            self.slots[slot] = ((suite, task), env)
+        fixed = self.settings["initial_states"] == "fixed"
+        env.seed(self.settings["seed"] if fixed else self.settings["seed"] + trial)
+        seen = env.reset()
+        if fixed:
+            states = initial_states(suite, names[task])
+            seen = env.set_init_state(states[trial % len(states)])
+        # Objects start a little above the table and fall.
+        for _ in range(self.settings["settle_steps"]):
+            seen, _, _, _ = env.step(OPEN)
+        return instruction(names[task]), *self.observe(seen)
+
+    def step(self, slot, action):
+        """Carries out one action; gives whether the task is solved, the state and the images."""
+        env = self.slots[slot][1]
+        seen, _, _, _ = env.step(self.gripper(list(action)))
+        return bool(env.check_success()), *self.observe(seen)
+
+    def gripper(self, action):
+        if self.settings["gripper"] == "groot":
+            # 0 closes and 1 opens in GR00T's data; here -1 opens and 1 closes.
+            action[6] = -float(np.sign(2 * action[6] - 1))
+        return action
+
+    def observe(self, seen):
+        state = np.concatenate([
+            seen["robot0_eef_pos"],
+            transforms.quat2axisangle(seen["robot0_eef_quat"].copy()),
+            seen["robot0_gripper_qpos"],
+        ])
+        return [float(value) for value in state], [self.picture(seen[key]) for key in CAMERAS.values()]
+
+    def picture(self, image):
+        image = self.flip(image)
+        if self.size != self.settings["render"]:
+            image = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((self.size, self.size), Image.BILINEAR))
+        return image
+
+    def close(self):
+        for _, env in self.slots:
+            if env is not None:
+                env.close()
+
+
+def instruction(name):
+    """The words of a task's name. Long suites put the scene in front: words in capitals, the last with a number."""
+    words = name.split("_")
+    scenes = [place for place, word in enumerate(words) if word.startswith("SCENE")]
+    return " ".join(words[scenes[0] + 1 :] if scenes else words)
+
+
+def assets():
+    """What the assets say of themselves, as where some are stand-ins: the heading of their README."""
+    path = os.path.join(ROOT, "assets", "README.md")
+    if not os.path.exists(path):
+        return "of hf-libero"
+    with open(path, encoding="utf-8") as file:
+        return file.readline().strip("# \n")
