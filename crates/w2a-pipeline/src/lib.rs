@@ -14,7 +14,9 @@ mod data;
 mod data_tools;
 mod error;
 mod eval;
+mod finetune;
 mod groot;
+mod groot_data;
 mod horizon;
 mod imagine;
 mod open_loop;
@@ -35,12 +37,14 @@ pub use config::{
 };
 pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use error::PipelineError;
+pub use finetune::{FinetuneRequest, finetune};
 pub use groot::{PolicyInfoRequest, policy_info, write_tiny_policy};
 pub use imagine::{
     ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
 };
 pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};
+pub use w2a_posttrain::LoraConfig;
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;
 pub use weights::{convert_weights, list_weights};
