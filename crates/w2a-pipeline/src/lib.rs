@@ -14,11 +14,13 @@ mod data;
 mod data_tools;
 mod error;
 mod eval;
+mod finetune;
 mod groot;
+mod groot_data;
 mod horizon;
 mod imagine;
-mod open_loop;
 mod libero;
+mod open_loop;
 mod parity;
 mod policy;
 mod posttrain;
@@ -37,16 +39,18 @@ pub use config::{
 };
 pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use error::PipelineError;
+pub use finetune::{FinetuneRequest, finetune};
 pub use groot::{PolicyInfoRequest, policy_info, write_tiny_policy};
 pub use imagine::{
     EmbedRequest, ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, WorldSource,
     cosmos_settings, embed_prompts, export_scenes, imagine, preview,
 };
+pub use libero::{LiberoRequest, libero};
 pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};
 pub use serve::{PolicySource, ServeRequest, serve, start_serving};
 pub use w2a_nn::DEVICES;
-pub use libero::{LiberoRequest, libero};
+pub use w2a_posttrain::LoraConfig;
 pub use w2a_serve::simulator::{EvalProtocol, SUITES as LIBERO_SUITES};
 pub use w2a_serve::{Layout, Protocol};
 pub use w2a_sim::Scene;

@@ -8,13 +8,15 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use w2a_data::{Episode, Group, Source};
-use w2a_nn::{Array, NnError};
-use w2a_policy::groot::{Groot, GrootObservation, GrootOptions, Video};
+use w2a_data::{Episode, Source};
+use w2a_nn::Array;
+use w2a_policy::Policy as _;
+use w2a_policy::groot::GrootOptions;
 use w2a_report::svg::{Emphasis, LinePlot};
 use w2a_report::{Align, Progress, Report, Table};
 
 use crate::PipelineError;
+use crate::groot_data::{Layout, load};
 
 /// What to replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct OpenLoopRequest {
     pub out: PathBuf,
     /// Folder of the backbone's files, if they are not with the checkpoint.
     pub backbone: Option<PathBuf>,
+    /// Folder of a LoRA adapter in PEFT's form, added to the weights.
+    pub adapter: Option<PathBuf>,
     /// Whether frames are padded to squares first.
     pub letterbox: bool,
     /// The first episodes are replayed.
@@ -74,18 +78,6 @@ struct Curve {
     want: Vec<(f64, f64)>,
 }
 
-/// Where the dataset has what the policy asks for.
-struct Layout {
-    /// Place of each of the policy's cameras among the dataset's, by key.
-    cameras: Vec<(String, usize)>,
-    state: Vec<(String, Group)>,
-    action: Vec<(String, Group)>,
-    language: String,
-    video_steps: Vec<i64>,
-    state_steps: Vec<i64>,
-    action_steps: Vec<i64>,
-}
-
 /// Replays the first episodes of a dataset and writes how far the policy's actions are from the recorded ones, by key.
 ///
 /// # Errors
@@ -107,7 +99,7 @@ pub fn open_loop(request: &OpenLoopRequest) -> Result<String, PipelineError> {
         seed: request.seed,
         ..GrootOptions::new(&device)
     };
-    let mut groot = Groot::load(&request.checkpoint, &request.embodiment, &options)?;
+    let mut groot = load(&request.checkpoint, &request.embodiment, &options, request.adapter.as_deref())?;
     let layout = Layout::new(&groot, &source)?;
     let horizon = layout.action_steps.len();
     let stride = request.stride.unwrap_or(horizon);
@@ -125,14 +117,13 @@ pub fn open_loop(request: &OpenLoopRequest) -> Result<String, PipelineError> {
     let mut pages = Vec::new();
     for (number, episode) in source.episodes().take(total).enumerate() {
         let episode = episode?;
-        use w2a_policy::Policy as _;
         groot.reset();
-        let mut curves = layout.curves();
+        let mut curves = empty_curves(&layout);
         for now in (0..episode.len()).step_by(stride) {
             let done = (number * 1000 + 1000 * now / episode.len()) as u64;
             progress.tick(done, 1000 * total as u64, &format!("episode {} of {total}, step {now}", number + 1));
-            let chunk = groot.act(&layout.observation(&episode, now)?)?;
-            layout.compare(&episode, (now, stride), &chunk, &mut errors, &mut curves);
+            let chunk = groot.act(&layout.observation(&[layout.sample(&episode, now)])?)?;
+            compare(&layout, &episode, (now, stride), &chunk, &mut errors, &mut curves);
         }
         pages.push((format!("Episode {number}: {}", episode.instruction), curves));
     }
@@ -141,103 +132,40 @@ pub fn open_loop(request: &OpenLoopRequest) -> Result<String, PipelineError> {
     write(request, &layout, &errors, &pages, stride)
 }
 
-fn missing(what: String, expected: String, got: String) -> PipelineError {
-    NnError::Input { what, expected, got }.into()
+/// Empty curves for every dimension of an action.
+fn empty_curves(layout: &Layout) -> Vec<Curve> {
+    let dimensions =
+        layout.action.iter().flat_map(|(key, group)| (0..group.end - group.start).map(move |at| (key, at)));
+    dimensions
+        .map(|(key, dimension)| Curve { key: key.clone(), dimension, got: Vec::new(), want: Vec::new() })
+        .collect()
 }
 
-impl Layout {
-    fn new(groot: &Groot, source: &Source) -> Result<Self, PipelineError> {
-        let modalities = groot.modality_config();
-        let names: Vec<&str> = source.spec().cameras.iter().map(|camera| source.gr00t_camera(&camera.name)).collect();
-        let mut cameras = Vec::new();
-        for key in &modalities.video.modality_keys {
-            let place = names.iter().position(|name| name == key).ok_or_else(|| {
-                let expected = format!("{key:?}, which the checkpoint sees; name it in meta/modality.json");
-                missing("cameras of the dataset".into(), expected, names.join(", "))
-            })?;
-            cameras.push((key.clone(), place));
-        }
-        let (state, action) = source.groups();
-        let state = groot.state_widths().map(|(key, width)| group("state", &state, key, width));
-        let action = groot.action_widths().map(|(key, width)| group("action", &action, key, Some(width)));
-        Ok(Self {
-            cameras,
-            state: state.collect::<Result<_, _>>()?,
-            action: action.collect::<Result<_, _>>()?,
-            language: modalities.language.modality_keys.first().cloned().unwrap_or_default(),
-            video_steps: modalities.video.delta_indices.clone(),
-            state_steps: modalities.state.delta_indices.clone(),
-            action_steps: modalities.action.delta_indices.clone(),
-        })
-    }
-
-    fn curves(&self) -> Vec<Curve> {
-        let dimensions =
-            self.action.iter().flat_map(|(key, group)| (0..group.end - group.start).map(move |at| (key, at)));
-        dimensions
-            .map(|(key, dimension)| Curve { key: key.clone(), dimension, got: Vec::new(), want: Vec::new() })
-            .collect()
-    }
-
-    /// What the policy sees at a step; before the start and past the end the first and last frame stay.
-    fn observation(&self, episode: &Episode, now: usize) -> Result<GrootObservation, PipelineError> {
-        let at = |delta: &i64| (now as i64 + delta).clamp(0, episode.len() as i64 - 1) as usize;
-        let mut out = GrootObservation::default();
-        for (key, place) in &self.cameras {
-            let camera = episode.cameras.get(*place).ok_or_else(|| {
-                missing(format!("camera {key:?} of {}", episode.source), "frames".into(), "none".into())
-            })?;
-            let data = self.video_steps.iter().flat_map(|delta| camera.frame(at(delta))).copied().collect();
-            let shape = [1, self.video_steps.len(), camera.height, camera.width, 3];
-            out.video.insert(key.clone(), Video { shape, data });
-        }
-        for (key, group) in &self.state {
-            let rows = self.state_steps.iter().flat_map(|delta| &episode.proprio(at(delta))[group.start..group.end]);
-            let shape = vec![1, self.state_steps.len(), group.end - group.start];
-            out.state.insert(key.clone(), Array { shape, data: rows.copied().collect() });
-        }
-        out.language.insert(self.language.clone(), vec![vec![episode.instruction.clone()]]);
-        Ok(out)
-    }
-
-    fn compare(
-        &self,
-        episode: &Episode,
-        (now, stride): (usize, usize),
-        chunk: &BTreeMap<String, Array>,
-        errors: &mut BTreeMap<String, Errors>,
-        curves: &mut [Curve],
-    ) {
-        for (step, delta) in self.action_steps.iter().enumerate().take(stride) {
-            let Some(at) = usize::try_from(now as i64 + delta).ok().filter(|at| *at < episode.len()) else { continue };
-            let wanted = episode.action(at);
-            let mut curve = 0;
-            for (key, group) in &self.action {
-                let width = group.end - group.start;
-                let got = chunk.get(key).map_or(&[][..], |array| &array.data[step * width..(step + 1) * width]);
-                let entry = errors.entry(key.clone()).or_default();
-                for (index, (got, want)) in got.iter().zip(&wanted[group.start..group.end]).enumerate() {
-                    entry.add(*got, *want);
-                    curves[curve + index].got.push((at as f64, f64::from(*got)));
-                    curves[curve + index].want.push((at as f64, f64::from(*want)));
-                }
-                curve += width;
+/// Adds what one chunk did to the errors and curves.
+fn compare(
+    layout: &Layout,
+    episode: &Episode,
+    (now, stride): (usize, usize),
+    chunk: &BTreeMap<String, Array>,
+    errors: &mut BTreeMap<String, Errors>,
+    curves: &mut [Curve],
+) {
+    for (step, delta) in layout.action_steps.iter().enumerate().take(stride) {
+        let Some(at) = usize::try_from(now as i64 + delta).ok().filter(|at| *at < episode.len()) else { continue };
+        let wanted = episode.action(at);
+        let mut curve = 0;
+        for (key, group) in &layout.action {
+            let width = group.end - group.start;
+            let got = chunk.get(key).map_or(&[][..], |array| &array.data[step * width..(step + 1) * width]);
+            let entry = errors.entry(key.clone()).or_default();
+            for (index, (got, want)) in got.iter().zip(&wanted[group.start..group.end]).enumerate() {
+                entry.add(*got, *want);
+                curves[curve + index].got.push((at as f64, f64::from(*got)));
+                curves[curve + index].want.push((at as f64, f64::from(*want)));
             }
+            curve += width;
         }
     }
-}
-
-/// The part of the dataset that `key` names.
-fn group(what: &str, groups: &[Group], key: &str, width: Option<usize>) -> Result<(String, Group), PipelineError> {
-    let found = groups.iter().find(|group| group.name == key);
-    let found = found.filter(|group| width.is_none_or(|width| group.end - group.start == width));
-    let found = found.ok_or_else(|| {
-        let width = width.map_or_else(|| "any".into(), |width| width.to_string());
-        let names = groups.iter().map(|group| format!("{} {}", group.name, group.end - group.start));
-        let expected = format!("{key:?} of width {width}, as the checkpoint; name it in meta/modality.json");
-        missing(format!("{what} keys of the dataset"), expected, names.collect::<Vec<_>>().join(", "))
-    })?;
-    Ok((key.to_owned(), found.clone()))
 }
 
 /// Writes the page and the numbers, and gives the lines for the terminal.

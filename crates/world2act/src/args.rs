@@ -8,15 +8,15 @@ use clap::{Args, Parser, Subcommand};
 use toml::Value;
 use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, LiberoRequest, Profile, ServeRequest, Stage};
 
-mod policy;
 mod libero;
+mod policy;
 mod serve;
 mod world;
 
-pub use policy::PolicyAction;
-use policy::PolicyArgs;
 #[cfg(test)]
 pub use libero::LIBERO_HELP;
+pub use policy::PolicyAction;
+use policy::PolicyArgs;
 #[cfg(test)]
 pub use serve::SERVE_HELP;
 use world::WorldArgs;

@@ -11,6 +11,7 @@ use crate::args::PolicyAction;
 pub fn execute(action: &PolicyAction) -> Result<String, PipelineError> {
     match action {
         PolicyAction::Info(request) => w2a_pipeline::policy_info(request),
+        PolicyAction::Finetune(request) => w2a_pipeline::finetune(request),
         PolicyAction::OpenLoop(request) => w2a_pipeline::open_loop(request),
         PolicyAction::Tiny { dir, seed } => w2a_pipeline::write_tiny_policy(dir, *seed),
     }

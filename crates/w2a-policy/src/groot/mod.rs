@@ -4,6 +4,7 @@
 //! number by number with `doctor --parity`; see `docs/formats.md`.
 
 pub mod action_head;
+mod adapt;
 pub mod backbone;
 pub mod category;
 pub mod checkpoint;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use w2a_data::{Normaliser, NormaliserMode, StatisticsBuilder};
 use w2a_nn::{Array, NnError};
 
 use super::modality::{
@@ -181,6 +182,24 @@ impl Normalisation {
     /// State keys with the values of one step, in the model's order; unknown where a key has no statistics.
     pub fn state_widths(&self) -> impl Iterator<Item = (&str, Option<usize>)> {
         self.state.iter().map(|key| (key.name.as_str(), key.width))
+    }
+
+    /// The normalisation of one step of an action, keys side by side, where it is one range for every step and state; `None`
+    /// if any key is relative to the state or normalised by mean and deviation.
+    pub fn affine_action(&self) -> Option<Normaliser> {
+        let (mut low, mut high) = (Vec::new(), Vec::new());
+        for key in &self.action {
+            let Rule::Range { min, max } = &key.rule else { return None };
+            if key.reference.is_some() || key.rows != 1 {
+                return None;
+            }
+            low.extend(min.iter().map(|value| *value as f32));
+            high.extend(max.iter().map(|value| *value as f32));
+        }
+        let mut builder = StatisticsBuilder::new("action", low.len());
+        builder.push(&low).ok()?;
+        builder.push(&high).ok()?;
+        Normaliser::new(&builder.finish().ok()?, NormaliserMode::MinMax).ok()
     }
 
     /// Raw states `[steps, width]` by key → normalised ones; keys that are encoded as sine and cosine become twice as wide.

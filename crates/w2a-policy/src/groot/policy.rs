@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use w2a_data::Observation;
+use w2a_data::{Normaliser, Observation};
 use w2a_nn::{Array, NnError, normal, tensor, values};
 
 use super::action_head::{ActionHead, HeadConfig, Schedule};
@@ -60,29 +60,33 @@ impl GrootOptions {
     }
 }
 
-/// GR00T-N1.6 for one embodiment, frozen. All is shared but the number of calls, so that a copy is cheap.
+/// GR00T-N1.6 for one embodiment, frozen. Weights are shared between copies, so that a copy is cheap.
 #[derive(Clone, Debug)]
 pub struct Groot {
-    parts: Arc<Parts>,
+    pub(super) parts: Arc<Parts>,
+    pub(super) head: ActionHead,
+    /// `None` after the head's weights may have been changed: then it is computed anew for every call.
+    pub(super) schedule: Option<Schedule>,
     seed: u64,
     /// Calls since the last reset: each has noise of its own.
     calls: u64,
 }
 
+/// What no training changes.
 #[derive(Debug)]
-struct Parts {
+pub(super) struct Parts {
     tag: String,
-    modalities: Modalities,
-    normalisation: Normalisation,
+    pub(super) modalities: Modalities,
+    pub(super) normalisation: Normalisation,
+    /// That of the actions, where it is the same for every state.
+    pub(super) affine: Option<Normaliser>,
     image: ImageConfig,
     formalize_language: bool,
     tokenizer: Tokenizer,
     padding: usize,
     backbone: Backbone,
-    head_config: HeadConfig,
-    head: ActionHead,
-    schedule: Schedule,
-    device: Device,
+    pub(super) head_config: HeadConfig,
+    pub(super) device: Device,
 }
 
 impl Groot {
@@ -117,8 +121,9 @@ impl Groot {
         if !names.is_empty() {
             return Err(NnError::ExtraTensors { names });
         }
+        let schedule = Some(head.schedule(&checkpoint.head));
         let parts = Parts {
-            schedule: head.schedule(&checkpoint.head),
+            affine: normalisation.affine_action(),
             modalities: modalities.clone(),
             normalisation,
             image: ImageConfig { letterbox: options.letterbox, ..checkpoint.image },
@@ -127,11 +132,10 @@ impl Groot {
             padding,
             backbone,
             head_config: checkpoint.head.clone(),
-            head,
             device: options.device.clone(),
             tag,
         };
-        Ok(Self { parts: Arc::new(parts), seed: options.seed, calls: 0 })
+        Ok(Self { parts: Arc::new(parts), head, schedule, seed: options.seed, calls: 0 })
     }
 
     /// Cameras, state and action keys, and the key of the instruction.
@@ -165,11 +169,15 @@ impl Groot {
     /// # Errors
     /// An observation that lacks a key or has another shape.
     pub fn act(&mut self, observation: &GrootObservation) -> Result<Keyed, NnError> {
-        let batch = self.parts.batch_of(observation)?;
-        let mut stream = w2a_data::stream(self.seed, &format!("groot/noise/{}", self.calls));
-        let noise = normal(&mut stream, self.noise_shape(batch).iter().product());
+        let noise = self.next_noise(self.parts.batch_of(observation)?);
         self.calls += 1;
         self.act_from(observation, noise)
+    }
+
+    /// The noise of the next call.
+    pub(super) fn next_noise(&self, batch: usize) -> Vec<f32> {
+        let mut stream = w2a_data::stream(self.seed, &format!("groot/noise/{}", self.calls));
+        normal(&mut stream, self.noise_shape(batch).iter().product())
     }
 
     /// [`Groot::act`] from given noise, of [`Groot::noise_shape`] row-major.
@@ -177,6 +185,18 @@ impl Groot {
     /// # Errors
     /// As [`Groot::act`], and noise of another size.
     pub fn act_from(&self, observation: &GrootObservation, noise: Vec<f32>) -> Result<Keyed, NnError> {
+        let (action, by_sample) = self.denoised(observation, noise)?;
+        let output = Array { shape: action.dims().to_vec(), data: values(action)? };
+        let normalisation = &self.parts.normalisation;
+        normalisation.decode(&normalisation.split(&output)?, &by_sample)
+    }
+
+    /// Normalised actions `[batch, steps, width]`, padding included, and the raw states they are for.
+    pub(super) fn denoised(
+        &self,
+        observation: &GrootObservation,
+        noise: Vec<f32>,
+    ) -> Result<(Tensor<3>, Keyed), NnError> {
         let parts = &self.parts;
         let batch = parts.batch_of(observation)?;
         let shape = self.noise_shape(batch);
@@ -185,14 +205,15 @@ impl Groot {
         }
         let (states, by_sample) = parts.states(observation, batch)?;
         let features = parts.features(observation, batch)?;
-        let context = parts.head.context(&parts.head.normalised(features));
-        let rows = Rows::First;
-        let state = parts.head.state_tokens(states, &rows);
+        let context = self.head.context(&self.head.normalised(features));
+        let state = self.head.state_tokens(states, &Rows::First);
         let nothing = &mut |_: &'static str, _: usize, _: &Tensor<3>| ();
         let noise = tensor(noise, shape, &parts.device);
-        let action = parts.head.denoise(noise, state, &parts.schedule, &context, &rows, nothing);
-        let output = Array { shape: shape.to_vec(), data: values(action)? };
-        parts.normalisation.decode(&parts.normalisation.split(&output)?, &by_sample)
+        let schedule = match &self.schedule {
+            Some(schedule) => schedule.clone(),
+            None => self.head.schedule(&parts.head_config),
+        };
+        Ok((self.head.denoise(noise, state, &schedule, &context, &Rows::First, nothing), by_sample))
     }
 }
 
@@ -217,7 +238,7 @@ fn check_modalities(tag: &str, modalities: &Modalities, head: &HeadConfig) -> Re
 
 impl Parts {
     /// Samples in an observation.
-    fn batch_of(&self, observation: &GrootObservation) -> Result<usize, NnError> {
+    pub(super) fn batch_of(&self, observation: &GrootObservation) -> Result<usize, NnError> {
         let key = &self.modalities.language.modality_keys[0];
         let known: Vec<&str> = observation.language.keys().map(String::as_str).collect();
         let instructions = observation.language.get(key).ok_or_else(|| {
@@ -231,7 +252,7 @@ impl Parts {
     }
 
     /// Normalised states `[batch, steps, width]`, and the raw ones.
-    fn states(&self, observation: &GrootObservation, batch: usize) -> Result<(Tensor<3>, Keyed), NnError> {
+    pub(super) fn states(&self, observation: &GrootObservation, batch: usize) -> Result<(Tensor<3>, Keyed), NnError> {
         let steps = self.modalities.state.delta_indices.len();
         let mut samples = vec![Keyed::new(); batch];
         let mut raw = Keyed::new();
@@ -264,7 +285,7 @@ impl Parts {
     }
 
     /// Features of frames and instructions.
-    fn features(&self, observation: &GrootObservation, batch: usize) -> Result<Features, NnError> {
+    pub(super) fn features(&self, observation: &GrootObservation, batch: usize) -> Result<Features, NnError> {
         let patch = self.backbone.config().vision_config.patch_size;
         let merge = self.backbone.config().merge()?;
         let mut images = Vec::new();
@@ -349,7 +370,11 @@ impl Policy for Groot {
 
 impl Parts {
     /// Observations of an environment as the model's.
-    fn gathered(&self, observations: &[Observation], instructions: &[&str]) -> Result<GrootObservation, NnError> {
+    pub(super) fn gathered(
+        &self,
+        observations: &[Observation],
+        instructions: &[&str],
+    ) -> Result<GrootObservation, NnError> {
         let batch = observations.len();
         if instructions.len() != batch
             || self.modalities.state.delta_indices.len() != 1

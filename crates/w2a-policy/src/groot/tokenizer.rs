@@ -229,6 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_those_of_the_tokenizers_library() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/tokenizer");
+        let tokenizer = Tokenizer::load(&dir).unwrap();
+        let cases = std::fs::read(dir.join("cases.json")).unwrap();
+        let cases: Vec<(String, Vec<usize>)> = serde_json::from_slice(&cases).unwrap();
+        assert!(cases.len() > 20);
+        for (text, ids) in cases {
+            assert_eq!(tokenizer.encode(&text), ids, "{text:?}");
+        }
+    }
+
+    #[test]
     fn files_that_do_not_fit_are_refused_with_the_line() {
         let new = |merges: &str| Tokenizer::new(vocabulary(&["ab"]), merges, HashMap::new());
         assert!(new("a b\n").is_ok());

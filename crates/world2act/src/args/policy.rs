@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use w2a_pipeline::{OpenLoopRequest, PolicyInfoRequest};
+use w2a_pipeline::{FinetuneRequest, LoraConfig, OpenLoopRequest, PolicyInfoRequest};
 
 use super::RunArgs;
 
@@ -12,6 +12,8 @@ use super::RunArgs;
 pub enum PolicyAction {
     /// Say what a checkpoint expects and gives.
     Info(PolicyInfoRequest),
+    /// Train a LoRA adapter for it.
+    Finetune(FinetuneRequest),
     /// Compare its actions with recorded ones.
     OpenLoop(OpenLoopRequest),
     /// Make one up.
@@ -46,6 +48,8 @@ pub(super) enum PolicyCommand {
         #[arg(long, value_name = "TAG")]
         embodiment: Option<String>,
     },
+    /// Train a LoRA adapter for the action head of a GR00T-N1.6 checkpoint on demonstrations
+    Finetune(FinetuneArgs),
     /// Show a GR00T-N1.6 checkpoint recorded frames, and compare what it would do with what was done
     OpenLoop(OpenLoopArgs),
     /// Write a tiny GR00T-N1.6 checkpoint of random weights, in the real layout, for trying the tools
@@ -73,6 +77,9 @@ pub(super) struct OpenLoopArgs {
     /// Folder with the tokenizer, if it is not with the checkpoint: Eagle-Block2A-2B-v2 of NVIDIA/Isaac-GR00T
     #[arg(long, value_name = "DIR")]
     backbone: Option<PathBuf>,
+    /// Folder of a LoRA adapter, such as one of `policy finetune`
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Pad frames to squares, as later versions of the reference do; the release does not
     #[arg(long)]
     letterbox: bool,
@@ -90,10 +97,55 @@ pub(super) struct OpenLoopArgs {
     device: String,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct FinetuneArgs {
+    /// Directory of the checkpoint
+    checkpoint: PathBuf,
+    /// A LeRobot dataset with meta/modality.json
+    dataset: PathBuf,
+    /// Tag of the embodiment, such as libero_panda
+    #[arg(long, value_name = "TAG")]
+    embodiment: String,
+    /// Folder for the adapter, the log and the training's checkpoints
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Continue the training in --out
+    #[arg(long)]
+    resume: bool,
+    /// Folder with the tokenizer, if it is not with the checkpoint: Eagle-Block2A-2B-v2 of NVIDIA/Isaac-GR00T
+    #[arg(long, value_name = "DIR")]
+    backbone: Option<PathBuf>,
+    /// Pad frames to squares, as later versions of the reference do; the release does not
+    #[arg(long)]
+    letterbox: bool,
+    /// Rank of the change of each layer
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    rank: usize,
+    /// The change is scaled by alpha / rank
+    #[arg(long, value_name = "X", default_value_t = 32.0)]
+    alpha: f32,
+    /// Updates
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    steps: usize,
+    /// Samples an update
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    batch: usize,
+    /// Peak learning rate
+    #[arg(long, value_name = "X", default_value_t = 1e-4)]
+    lr: f32,
+    /// Seed of the adapter, the samples, the noise and the times
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Device of the networks
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    device: String,
+}
+
 impl PolicyCommand {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Info { .. } => "policy info",
+            Self::Finetune(_) => "policy finetune",
             Self::OpenLoop(_) => "policy open-loop",
             Self::Tiny { .. } => "policy tiny",
         }
@@ -104,12 +156,28 @@ impl PolicyCommand {
             Self::Info { dir, backbone, embodiment } => {
                 PolicyAction::Info(PolicyInfoRequest { dir, backbone, embodiment })
             }
+            Self::Finetune(args) => PolicyAction::Finetune(FinetuneRequest {
+                checkpoint: args.checkpoint,
+                dataset: args.dataset,
+                embodiment: args.embodiment,
+                out: args.out,
+                resume: args.resume,
+                backbone: args.backbone,
+                letterbox: args.letterbox,
+                lora: LoraConfig { rank: args.rank, alpha: args.alpha },
+                steps: args.steps,
+                batch: args.batch,
+                lr: args.lr,
+                seed: args.seed,
+                device: args.device,
+            }),
             Self::OpenLoop(args) => PolicyAction::OpenLoop(OpenLoopRequest {
                 checkpoint: args.checkpoint,
                 dataset: args.dataset,
                 embodiment: args.embodiment,
                 out: args.out,
                 backbone: args.backbone,
+                adapter: args.adapter,
                 letterbox: args.letterbox,
                 episodes: args.episodes,
                 stride: args.stride,

@@ -202,9 +202,9 @@ pub fn patches<T: Copy>(height: usize, width: usize, patch: usize, pixel: impl F
     out
 }
 
-/// A byte as the model sees it, from -1 to 1.
+/// A byte as the model sees it, from -1 to 1. The reference multiplies by 1/255: a division rounds otherwise.
 pub fn normalised(byte: u8) -> f32 {
-    (f32::from(byte) / 255.0 - 0.5) / 0.5
+    (f32::from(byte) * (1.0 / 255.0) - 0.5) / 0.5
 }
 
 #[cfg(test)]
