@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Compares our training steps with PyTorch's, in alternating pairs, so that both see the same noise of the machine.
+"""Compares our steps with PyTorch's, in alternating pairs, so that both see the same noise of the machine.
+
+The suite `stage1` is training steps, `cosmos` the networks of Cosmos-Predict2 against diffusers.
 
     cargo build --release --workspace --examples
-    python bench/compare.py --torch-python venv/bin/python [CASE ...]
+    python bench/compare.py --torch-python venv/bin/python [--suite cosmos] [CASE ...]
 
 Prints per case the median and the least time of a step on both sides, and the ratio ours / PyTorch: the median over pairs
 with its quartiles, and the ratio of the least times. Where PyTorch has several forms (memory layout, or a planar
@@ -16,8 +18,8 @@ import subprocess
 import sys
 import time
 
-# Our case, PyTorch's forms of it, steps in a pair, goal.
-CASES = [
+# Of each suite: our case, PyTorch's forms of it, steps in a pair, goal.
+STAGE1 = [
     ("video_60x104", ["video_60x104", "video_60x104+cl"], 1, 0.6),
     ("video_8x8", ["video_8x8", "video_8x8+cl"], 10, 0.6),
     ("action", ["action"], 40, 0.5),
@@ -26,6 +28,13 @@ CASES = [
     ("infer_64", ["infer_64"], 40, None),
     ("infer_256", ["infer_256"], 20, None),
 ]
+COSMOS = [
+    ("dit_1560", ["dit_1560"], 1, 0.9),
+    ("vae_encode", ["vae_encode"], 1, 0.9),
+    ("vae_decode", ["vae_decode"], 1, 0.9),
+]
+# The cases, our example, PyTorch's script.
+SUITES = {"stage1": (STAGE1, "stage1_steps", "stage1.py"), "cosmos": (COSMOS, "cosmos_steps", "cosmos.py")}
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -51,16 +60,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help="all if none is given")
     parser.add_argument("--torch-python", default=sys.executable, help="the Python that has PyTorch")
-    parser.add_argument("--ours", default=str(ROOT / "target/release/examples/stage1_steps"))
+    parser.add_argument("--suite", choices=SUITES, default="stage1")
+    parser.add_argument("--ours", help="our program, if it is not in target")
     parser.add_argument("--pairs", type=int, default=15)
     args = parser.parse_args()
-    known = {name for name, *_ in CASES}
+    cases, example, script = SUITES[args.suite]
+    known = {name for name, *_ in cases}
     if unknown := set(args.cases) - known:
         parser.error(f"no case {sorted(unknown)}, expected some of {sorted(known)}")
-    ours = Side([args.ours])
-    torch = Side([args.torch_python, str(ROOT / "bench/torch/stage1.py")])
+    ours = Side([args.ours or str(ROOT / "target/release/examples" / example)])
+    torch = Side([args.torch_python, str(ROOT / "bench/torch" / script)])
     print(f"{'case':<14} {'PyTorch form':<20} {'ours ms':>18} {'PyTorch ms':>18} {'ratio [quartiles]':>24} {'of least':>9} goal")
-    for name, forms, steps, goal in CASES:
+    for name, forms, steps, goal in cases:
         if args.cases and name not in args.cases:
             continue
         for form in forms:

@@ -28,13 +28,30 @@ impl Weights {
         let data = w2a_nn::normal(&mut rng, count).into_iter().map(|value| mean + scale * value).collect();
         self.state.insert(name.to_owned(), Array { shape: shape.to_vec(), data });
     }
+}
 
-    fn save(self, path: &Path) -> Result<(), NnError> {
-        if let Some(folder) = path.parent() {
-            fs_err::create_dir_all(folder).map_err(|source| NnError::Io { action: "writing weights", source })?;
-        }
-        w2a_nn::write_state(&self.state, path)
+fn save(state: &StateDict, path: &Path) -> Result<(), NnError> {
+    if let Some(folder) = path.parent() {
+        fs_err::create_dir_all(folder).map_err(|source| NnError::Io { action: "writing weights", source })?;
     }
+    w2a_nn::write_state(state, path)
+}
+
+/// Sizes of a DiT with random weights.
+#[derive(Clone, Copy, Debug)]
+pub struct DitSizes {
+    /// Width of a token.
+    pub width: usize,
+    /// Width of an attention head.
+    pub head: usize,
+    /// Rank of the modulation.
+    pub rank: usize,
+    /// Hidden width of the perceptrons.
+    pub hidden: usize,
+    /// Width of an embedded word.
+    pub context: usize,
+    /// Transformer blocks.
+    pub blocks: usize,
 }
 
 /// Writes a DiT, a video autoencoder, a text encoder with its tokenizer, and `cosmos.json`, all of toy size: pictures of
@@ -43,10 +60,11 @@ impl Weights {
 /// # Errors
 /// A disk that fails.
 pub fn write(dir: &Path, seed: u64) -> Result<(), NnError> {
-    dit(seed).save(&dir.join("model-tiny.safetensors"))?;
+    let sizes = DitSizes { width: 24, head: 12, rank: 4, hidden: 48, context: CONTEXT, blocks: 2 };
+    save(&random_dit(&sizes, seed), &dir.join("model-tiny.safetensors"))?;
     // The name that NVIDIA gives it; the kind of a file is told by its content.
-    vae(seed).save(&dir.join("tokenizer/tokenizer.pth"))?;
-    text_encoder(seed).save(&dir.join("text_encoder/model.safetensors"))?;
+    save(&random_vae(4, seed), &dir.join("tokenizer/tokenizer.pth"))?;
+    save(&text_encoder(seed), &dir.join("text_encoder/model.safetensors"))?;
     let settings = serde_json::json!({
         "frame": [32, 48],
         "latent_frames": 4,
@@ -77,8 +95,10 @@ pub fn embedding(prompt: &str) -> Embedding {
     Embedding { words: 4, width: CONTEXT, data: bytes.iter().map(|byte| f32::from(*byte) / 64.0 - 2.0).collect() }
 }
 
-fn dit(seed: u64) -> Weights {
-    let (width, head, rank, hidden, channels) = (24, 12, 4, 48, 16);
+/// Random weights of a DiT, by the names in the authors' checkpoints.
+pub fn random_dit(sizes: &DitSizes, seed: u64) -> StateDict {
+    let DitSizes { width, head, rank, hidden, context, blocks } = *sizes;
+    let channels = 16;
     let mut weights = Weights { seed, state: StateDict::new() };
     let mut add = |name: &str, shape: &[usize]| {
         let mean = if name.contains("norm") { 1.0 } else { 0.0 };
@@ -88,12 +108,12 @@ fn dit(seed: u64) -> Weights {
     add("t_embedder.1.linear_1", &[width, width]);
     add("t_embedder.1.linear_2", &[3 * width, width]);
     add("t_embedding_norm", &[width]);
-    for block in 0..2 {
+    for block in 0..blocks {
         for part in ["self_attn", "cross_attn", "mlp"] {
             add(&format!("blocks.{block}.adaln_modulation_{part}.1"), &[rank, width]);
             add(&format!("blocks.{block}.adaln_modulation_{part}.2"), &[3 * width, rank]);
         }
-        for (part, context) in [("self_attn", width), ("cross_attn", CONTEXT)] {
+        for (part, context) in [("self_attn", width), ("cross_attn", context)] {
             for (name, input) in [("q_proj", width), ("k_proj", context), ("v_proj", context), ("output_proj", width)] {
                 add(&format!("blocks.{block}.{part}.{name}"), &[width, input]);
             }
@@ -106,11 +126,12 @@ fn dit(seed: u64) -> Weights {
     add("final_layer.adaln_modulation.1", &[rank, width]);
     add("final_layer.adaln_modulation.2", &[2 * width, rank]);
     add("final_layer.linear", &[4 * channels, width]);
-    weights
+    weights.state
 }
 
-fn vae(seed: u64) -> Weights {
-    let (width, channels) = (4, 16);
+/// Random weights of Wan's autoencoder at another width than its 96, by the authors' names.
+pub fn random_vae(width: usize, seed: u64) -> StateDict {
+    let channels = 16;
     let mut weights = Weights { seed, state: StateDict::new() };
     let wide = 4 * width;
     weights.conv("encoder.conv1", &[width, 3, 3, 3, 3]);
@@ -128,7 +149,7 @@ fn vae(seed: u64) -> Weights {
     weights.middle("decoder.middle", wide);
     weights.side("decoder.upsamples", wide, &[(wide, 3), (wide, 3), (2 * width, 3), (width, 3)], [true, true, false]);
     weights.head("decoder.head", width, 3);
-    weights
+    weights.state
 }
 
 impl Weights {
@@ -184,7 +205,7 @@ impl Weights {
     }
 }
 
-fn text_encoder(seed: u64) -> Weights {
+fn text_encoder(seed: u64) -> StateDict {
     let (width, inner, hidden) = (CONTEXT, 8, 16);
     let mut weights = Weights { seed, state: StateDict::new() };
     weights.add("shared.weight", &[3 + 2 * LETTERS.len(), width], 0.0);
@@ -202,7 +223,7 @@ fn text_encoder(seed: u64) -> Weights {
         weights.add(&name("1.DenseReluDense.wo"), &[width, hidden], 0.0);
         weights.add(&name("1.layer_norm"), &[width], 1.0);
     }
-    weights
+    weights.state
 }
 
 /// A tokenizer in the form of T5's, whose pieces are single letters.

@@ -41,8 +41,6 @@ pub struct VaeConfig {
     pub blocks: usize,
     /// Whether frames are halved at the end of a stage, for all stages but the last.
     pub halves_time: Vec<bool>,
-    /// Scales of the picture, with 1 for its own size, at which a residual block is followed by attention.
-    pub attention_scales: Vec<f64>,
     /// Mean of each channel of the latents.
     pub mean: Vec<f32>,
     /// Their spread.
@@ -64,7 +62,6 @@ impl VaeConfig {
             multiples: vec![1, 2, 4, 4],
             blocks: WAN_BLOCKS,
             halves_time: vec![false, true, true],
-            attention_scales: Vec::new(),
             mean: MEAN.to_vec(),
             std: STD.to_vec(),
             window: 4,
@@ -157,7 +154,6 @@ impl Side {
 struct Builder<'a> {
     tensors: &'a Tensors,
     device: &'a Device,
-    config: &'a VaeConfig,
     list: &'static str,
     layers: Vec<(String, Layer)>,
     next: usize,
@@ -169,15 +165,12 @@ impl Builder<'_> {
         format!("{}.{}", self.list, self.next - 1)
     }
 
-    /// Residual blocks, each followed by attention if this scale has it.
-    fn stage(&mut self, mut input: usize, output: usize, blocks: usize, scale: f64) -> Result<(), NnError> {
+    /// Residual blocks.
+    fn stage(&mut self, mut input: usize, output: usize, blocks: usize) -> Result<(), NnError> {
         for _ in 0..blocks {
             let name = self.name();
             let block = Residual::load(self.tensors, &name, input, output, self.device)?;
             self.layers.push((name, Layer::Residual(Box::new(block))));
-            if self.config.attention_scales.contains(&scale) {
-                self.attention(output)?;
-            }
             input = output;
         }
         Ok(())
@@ -380,17 +373,16 @@ impl Vae {
 
 fn encoder(tensors: &Tensors, config: &VaeConfig, device: &Device) -> Result<Side, NnError> {
     let first = CausalConv::load(tensors, "encoder.conv1", [config.width, 3, 3, 3, 3], device)?;
-    let mut builder = Builder { tensors, device, config, list: "encoder.downsamples", layers: Vec::new(), next: 0 };
-    let (mut channels, mut scale) = (config.width, 1.0);
+    let mut builder = Builder { tensors, device, list: "encoder.downsamples", layers: Vec::new(), next: 0 };
+    let mut channels = config.width;
     for (stage, multiple) in config.multiples.iter().enumerate() {
         let output = config.width * multiple;
-        builder.stage(channels, output, config.blocks, scale)?;
+        builder.stage(channels, output, config.blocks)?;
         channels = output;
         if let Some(halves_time) = config.halves_time.get(stage) {
             let name = builder.name();
             let layer = Downsample::load(tensors, &name, channels, *halves_time, device)?;
             builder.layers.push((name, Layer::Down(layer)));
-            scale /= 2.0;
         }
     }
     builder.middle("encoder.middle", channels)?;
@@ -405,13 +397,11 @@ fn decoder(tensors: &Tensors, config: &VaeConfig, device: &Device) -> Result<Sid
     let stages = config.multiples.len();
     let mut channels = config.width * config.multiples.last().copied().unwrap_or(1);
     let first = CausalConv::load(tensors, "decoder.conv1", [channels, config.channels, 3, 3, 3], device)?;
-    let mut builder = Builder { tensors, device, config, list: "decoder.upsamples", layers: Vec::new(), next: 0 };
+    let mut builder = Builder { tensors, device, list: "decoder.upsamples", layers: Vec::new(), next: 0 };
     builder.middle("decoder.middle", channels)?;
-    // The reference counts the scales of attention so, one stage below those of the encoder.
-    let mut scale = 0.5_f64.powi(stages as i32 - 2);
     for (stage, multiple) in config.multiples.iter().rev().enumerate() {
         let output = config.width * multiple;
-        builder.stage(channels, output, config.blocks + 1, scale)?;
+        builder.stage(channels, output, config.blocks + 1)?;
         channels = output;
         if stage + 1 < stages {
             let doubles_time = config.halves_time.iter().rev().nth(stage).is_some_and(|halves| *halves);
@@ -419,7 +409,6 @@ fn decoder(tensors: &Tensors, config: &VaeConfig, device: &Device) -> Result<Sid
             let layer = Upsample::load(tensors, &name, channels, doubles_time, device)?;
             builder.layers.push((name, Layer::Up(layer)));
             channels /= 2;
-            scale *= 2.0;
         }
     }
     let head = (
