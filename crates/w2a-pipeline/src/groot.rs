@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use w2a_nn::{Dtype, WeightsFile};
+use w2a_policy::groot::RandomSize;
 use w2a_policy::groot::checkpoint::Checkpoint;
 use w2a_policy::groot::modality::{ModalityConfig, Representation};
 
@@ -146,7 +147,7 @@ fn embodiment(out: &mut String, checkpoint: &Checkpoint, tag: &str) {
 /// # Errors
 /// A folder that exists, or a disk that fails.
 pub fn write_tiny_policy(dir: &Path, seed: u64) -> Result<String, PipelineError> {
-    w2a_policy::groot::write_tiny(dir, seed)?;
+    w2a_policy::groot::write_random(dir, seed, RandomSize::Tiny)?;
     Ok(format!(
         "{}: random weights in the layout of GR00T-N1.6, for trying the tools; embodiments libero_panda and gr1\n",
         dir.display()

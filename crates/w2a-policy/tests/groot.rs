@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use w2a_data::{Camera, Observation};
 use w2a_nn::Array;
 use w2a_policy::Policy;
-use w2a_policy::groot::{Groot, GrootObservation, GrootOptions, Video, write_tiny};
+use w2a_policy::groot::{Groot, GrootObservation, GrootOptions, RandomSize, Video, write_random};
 
 /// A tiny checkpoint in a folder that goes away.
 fn tiny() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("checkpoint");
-    write_tiny(&dir, 7).unwrap();
+    write_random(&dir, 7, RandomSize::Tiny).unwrap();
     (folder, dir)
 }
 
@@ -232,8 +232,45 @@ fn observations_that_do_not_fit_say_what_is_expected() {
     assert!(words.contains("annotation.human.action.task_description"), "{words}");
     let none = says(&|seen| seen.language.values_mut().for_each(|words| words[0].clear()));
     assert!(none.contains("one instruction"), "{none}");
+    let long = says(&|seen| seen.language.values_mut().for_each(|words| words[0] = vec!["a".repeat(5000)]));
+    assert!(long.contains("4096"), "{long}");
     // Any script is words to the tokenizer.
     let mut other = good.clone();
     other.language.values_mut().for_each(|words| words[0] = vec!["कप उठाओ 杯子 🤖".into()]);
     assert!(groot.act(&other).is_ok());
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+    #[test]
+    fn no_damage_to_a_small_file_is_a_panic(file in 0_usize..9, places in proptest::collection::vec((0_usize..4000, 32_u8..127), 1..4)) {
+        static TINY: std::sync::OnceLock<(tempfile::TempDir, PathBuf)> = std::sync::OnceLock::new();
+        let (_, dir) = TINY.get_or_init(tiny);
+        let folder = "Eagle-Block2A-2B-v2";
+        let names = [
+            "config.json", "processor_config.json", "statistics.json", "embodiment_id.json", "model.safetensors.index.json",
+            "vocab.json", "merges.txt", "added_tokens.json", "config.json",
+        ];
+        let path = if file < 5 { dir.join(names[file]) } else { dir.join(folder).join(names[file]) };
+        let whole = std::fs::read(&path).unwrap();
+        let mut damaged = whole.clone();
+        for (place, byte) in places {
+            let len = damaged.len();
+            damaged[place % len] = byte;
+        }
+        std::fs::write(&path, &damaged).unwrap();
+        for tag in ["libero_panda", "gr1"] {
+            if let Ok(mut groot) = load(dir, tag) {
+                let seen = observation_if_known(&groot);
+                let _ = seen.map(|seen| groot.act(&seen).map(drop).map_err(drop));
+            }
+        }
+        std::fs::write(&path, &whole).unwrap();
+    }
+}
+
+/// An observation, unless damage has left a width unknown.
+fn observation_if_known(groot: &Groot) -> Option<GrootObservation> {
+    let is_known = groot.state_widths().all(|(_, width)| width.is_some());
+    is_known.then(|| observation(groot, 1, &["go"]))
 }

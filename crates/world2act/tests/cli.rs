@@ -236,3 +236,19 @@ fn what_is_no_dataset_and_options_that_do_not_fit_are_refused() {
     let err = refused(&["data", "convert", "nowhere", "set", "--to", "v3.0", "--gr00t"]);
     assert!(err.contains("v2.1 only"), "{err}");
 }
+
+#[test]
+fn a_gr00t_checkpoint_is_described_and_another_version_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    expect(folder.path(), &["policy", "tiny", "checkpoint", "--seed", "3"], 0);
+    let (out, _) = expect(folder.path(), &["policy", "info", "checkpoint", "--embodiment", "LIBERO_PANDA"], 0);
+    assert!(out.contains("wrist_image") && out.contains("gripper 2") && !out.contains("gr1"), "{out}");
+    let config = folder.path().join("checkpoint/config.json");
+    let text = std::fs::read_to_string(&config).unwrap().replace("Gr00tN1d6", "gr00t_n1_5");
+    std::fs::write(&config, text).unwrap();
+    let (_, err) = expect(folder.path(), &["policy", "info", "checkpoint"], 2);
+    assert!(err.contains("GR00T-N1.5") && err.contains("another model"), "{err}");
+    expect(folder.path(), &["policy", "tiny", "checkpoint"], 2);
+    assert!(refused(&["policy", "info", "absent"]).contains("absent"));
+    assert!(refused(&["policy", "info", "absent", "--policy.kind=groot"]).contains("takes no settings"));
+}

@@ -3,8 +3,10 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
-use w2a_nn::{Linear, NnError, tensor};
+use w2a_nn::{Linear, NnError, normal, tensor};
 
 use super::backbone::Features;
 use super::category::{ActionEncoder, CategoryMlp, Embodiments, Rows};
@@ -270,11 +272,39 @@ impl ActionHead {
         x
     }
 
-    /// The flow-matching loss, and its parts before the mean `[batch, steps, action]`. `hidden` marks the samples whose state
-    /// is replaced by the learned token.
+    /// State tokens as a training sees them: some hidden behind the learned token, and noise on all, as far as the checkpoint
+    /// was trained so.
     ///
     /// # Errors
-    /// As many times as samples are needed, and a learned token if any state is hidden.
+    /// A checkpoint that hides states and has no learned token.
+    pub fn disturbed(
+        &self,
+        mut state: Tensor<3>,
+        config: &HeadConfig,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Tensor<3>, NnError> {
+        let [batch, steps, width] = state.dims();
+        let device = state.device();
+        if config.state_dropout_prob > 0.0 {
+            let token = self.mask_token.as_ref().ok_or_else(|| NnError::MissingTensor {
+                name: "action_head.mask_token".into(),
+                shape: vec![1, 1, width],
+            })?;
+            let hides = |_| f32::from(u8::from(rng.random::<f32>() < config.state_dropout_prob));
+            let hidden: Tensor<3> = tensor((0..batch).map(hides).collect(), [batch, 1, 1], &device);
+            state = state * (-hidden.clone() + 1.0) + token.val() * hidden;
+        }
+        if config.state_additive_noise_scale > 0.0 {
+            let noise = tensor(normal(rng, batch * steps * width), [batch, steps, width], &device);
+            state = state + noise * config.state_additive_noise_scale;
+        }
+        Ok(state)
+    }
+
+    /// The flow-matching loss, and its parts before the mean `[batch, steps, action]`, of state tokens and a target.
+    ///
+    /// # Errors
+    /// Another number of times than of samples.
     pub fn loss(
         &self,
         state: Tensor<3>,

@@ -38,10 +38,11 @@ impl AdaptablePolicy for Groot {
 impl Groot {
     /// The flow-matching loss on demonstrations, with noise and times from `rng`: times are `(1 - Beta(alpha, beta)) s` with
     /// the checkpoint's numbers. `actions` are raw, for each sample by key `[steps, width]`. Gradients reach what the action
-    /// head's weights were made of; the backbone gets none. There is no dropout, as in NVIDIA's inference.
+    /// head's weights were made of; the backbone gets none. States are hidden and disturbed as the checkpoint says; there is no
+    /// other dropout.
     ///
     /// # Errors
-    /// Observations or actions that do not fit; a checkpoint that hides states in training, which is not done here.
+    /// Observations or actions that do not fit; a checkpoint that hides states and has no token for it.
     pub fn flow_loss(
         &self,
         observation: &GrootObservation,
@@ -50,10 +51,6 @@ impl Groot {
     ) -> Result<Tensor<1>, NnError> {
         let parts = &self.parts;
         let config = &parts.head_config;
-        if config.state_dropout_prob > 0.0 || config.state_additive_noise_scale > 0.0 {
-            let got = format!("{} and {}", config.state_dropout_prob, config.state_additive_noise_scale);
-            return Err(wrong("state_dropout_prob and state_additive_noise_scale in config.json", "0 and 0", got));
-        }
         let batch = parts.batch_of(observation)?;
         if actions.len() != batch {
             return Err(wrong("actions of a training batch", format!("{batch} samples"), actions.len().to_string()));
@@ -90,7 +87,7 @@ impl Groot {
         };
         let features = parts.features(observation, batch)?;
         let context = self.head.context(&self.head.normalised(features));
-        let state = self.head.state_tokens(states, &Rows::First);
+        let state = self.head.disturbed(self.head.state_tokens(states, &Rows::First), config, rng)?;
         Ok(self.head.loss(state, &target, &context, &Rows::First, config)?.0)
     }
 }

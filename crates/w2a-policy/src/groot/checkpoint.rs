@@ -12,7 +12,7 @@ use w2a_nn::{NnError, WeightsFile};
 
 use super::action_head::HeadConfig;
 use super::backbone::BackboneConfig;
-use super::image::ImageConfig;
+use super::image::{ImageConfig, Pillow};
 use super::modality::{EmbodimentStatistics, Modalities, NormalisationConfig};
 use super::source::Weights;
 use super::wrong;
@@ -265,7 +265,7 @@ fn image_config(kwargs: &ProcessorKwargs) -> Result<ImageConfig, NnError> {
         let expected = "shortest_image_edge and crop_fraction, or image_target_size and image_crop_size";
         return Err(wrong("processor_config.json", expected, "neither"));
     };
-    let config = ImageConfig { shortest_edge, crop_fraction, letterbox: false };
+    let config = ImageConfig { shortest_edge, crop_fraction, letterbox: false, pillow: Pillow::Until12 };
     config.validate()?;
     Ok(config)
 }

@@ -18,14 +18,14 @@ pub mod parity;
 mod policy;
 mod pose;
 pub mod prompt;
+mod random;
 pub mod source;
-mod tiny;
 pub mod tokenizer;
 pub mod vision;
 
 pub use modality::Modalities;
 pub use policy::{Groot, GrootObservation, GrootOptions, Video};
-pub use tiny::write_tiny;
+pub use random::{RandomSize, write_random};
 
 use w2a_nn::NnError;
 

@@ -12,7 +12,7 @@ use w2a_nn::{Array, Fixture, NnError, Tolerance, named_gradients, tensor, values
 use super::action_head::{ActionHead, FlowTarget, HeadConfig, STEP, bucket_of, rows_of};
 use super::backbone::{Backbone, BackboneConfig, BackboneValue, Features, Patches, TokenBatch};
 use super::category::Embodiments;
-use super::image::{ImageConfig, Rgb, normalised, patches, smart_resize};
+use super::image::{ImageConfig, Pillow, Rgb, normalised, patches, smart_resize};
 use super::modality::{EmbodimentStatistics, Modalities, NormalisationConfig};
 use super::normalise::{Keyed, Normalisation};
 use super::prompt::formalised;
@@ -186,6 +186,8 @@ pub fn gr00t_preprocess(fixture: &mut Fixture, _: &Device) -> Result<(), NnError
         shortest_edge: fixture.size("image.shortest_image_edge")?,
         crop_fraction: setting(fixture, "image.crop_fraction")?,
         letterbox: false,
+        // The one that the fixtures are made with.
+        pillow: Pillow::From13,
     };
     config.validate()?;
     let mut done = BTreeMap::new();

@@ -20,6 +20,9 @@ use super::tokenizer::Tokenizer;
 use super::wrong;
 use crate::Policy;
 
+/// Longest instruction in bytes; the time of attention grows with the square of its words.
+const MAX_INSTRUCTION: usize = 4096;
+
 /// Frames of one camera, `[batch, steps, height, width, 3]` row-major.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Video {
@@ -305,6 +308,10 @@ impl Parts {
                 }
             }
             let words = &observation.language[key][sample][0];
+            if words.len() > MAX_INSTRUCTION {
+                let expected = format!("at most {MAX_INSTRUCTION} bytes");
+                return Err(wrong(format!("instruction of sample {sample}"), expected, words.len().to_string()));
+            }
             let words = if self.formalize_language { formalised(words) } else { words.clone() };
             prompts.push(self.tokenizer.encode(&prompt(&words, &counts)));
         }

@@ -49,7 +49,12 @@ impl Weights {
             let scale =
                 name.ends_with(".weight") && (name.contains("norm") && shape.len() == 1 || name.contains("mlp1.0"));
             let scale = scale || name.ends_with("vlln.weight");
-            let (mean, deviation) = if scale { (1.0, 0.1) } else { (0.0, 0.15) };
+            // What comes out of a layer is then about as large as what goes in, at any width.
+            let (mean, deviation) = match shape {
+                _ if scale => (1.0, 0.1),
+                [_, input, ..] => (0.0, 1.0 / (*input as f32).sqrt()),
+                _ => (0.0, 0.1),
+            };
             let values = normal(rng, shape.iter().product()).into_iter().map(|value| mean + deviation * value);
             Array { shape: shape.to_vec(), data: values.collect() }
         });

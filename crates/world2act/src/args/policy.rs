@@ -62,34 +62,23 @@ pub(super) enum PolicyCommand {
     },
 }
 
+/// What all commands that run a checkpoint on demonstrations take.
 #[derive(Debug, Args)]
-pub(super) struct OpenLoopArgs {
+struct OnDemonstrations {
     /// Directory of the checkpoint
     checkpoint: PathBuf,
-    /// A LeRobot dataset with meta/modality.json, or HDF5 demonstrations
+    /// A LeRobot dataset with meta/modality.json; for open-loop also HDF5 demonstrations
     dataset: PathBuf,
     /// Tag of the embodiment, such as libero_panda
     #[arg(long, value_name = "TAG")]
     embodiment: String,
-    /// Folder for open_loop.html and open_loop.json; must not exist
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
     /// Folder with the tokenizer, if it is not with the checkpoint: Eagle-Block2A-2B-v2 of NVIDIA/Isaac-GR00T
     #[arg(long, value_name = "DIR")]
     backbone: Option<PathBuf>,
-    /// Folder of a LoRA adapter, such as one of `policy finetune`
-    #[arg(long, value_name = "DIR")]
-    adapter: Option<PathBuf>,
     /// Pad frames to squares, as later versions of the reference do; the release does not
     #[arg(long)]
     letterbox: bool,
-    /// Replay the first N episodes
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    episodes: usize,
-    /// Ask the policy every N steps [default: its horizon]
-    #[arg(long, value_name = "N")]
-    stride: Option<usize>,
-    /// Seed of the policy's noise
+    /// Seed of all random numbers
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Device of the networks
@@ -98,26 +87,33 @@ pub(super) struct OpenLoopArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct OpenLoopArgs {
+    #[command(flatten)]
+    on: OnDemonstrations,
+    /// Folder for open_loop.html and open_loop.json; must not exist
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Folder of a LoRA adapter, such as one of `policy finetune`
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Replay the first N episodes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    episodes: usize,
+    /// Ask the policy every N steps [default: its horizon]
+    #[arg(long, value_name = "N")]
+    stride: Option<usize>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct FinetuneArgs {
-    /// Directory of the checkpoint
-    checkpoint: PathBuf,
-    /// A LeRobot dataset with meta/modality.json
-    dataset: PathBuf,
-    /// Tag of the embodiment, such as libero_panda
-    #[arg(long, value_name = "TAG")]
-    embodiment: String,
+    #[command(flatten)]
+    on: OnDemonstrations,
     /// Folder for the adapter, the log and the training's checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Continue the training in --out
     #[arg(long)]
     resume: bool,
-    /// Folder with the tokenizer, if it is not with the checkpoint: Eagle-Block2A-2B-v2 of NVIDIA/Isaac-GR00T
-    #[arg(long, value_name = "DIR")]
-    backbone: Option<PathBuf>,
-    /// Pad frames to squares, as later versions of the reference do; the release does not
-    #[arg(long)]
-    letterbox: bool,
     /// Rank of the change of each layer
     #[arg(long, value_name = "N", default_value_t = 16)]
     rank: usize,
@@ -133,12 +129,6 @@ pub(super) struct FinetuneArgs {
     /// Peak learning rate
     #[arg(long, value_name = "X", default_value_t = 1e-4)]
     lr: f32,
-    /// Seed of the adapter, the samples, the noise and the times
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-    /// Device of the networks
-    #[arg(long, value_name = "NAME", default_value = "cpu")]
-    device: String,
 }
 
 impl PolicyCommand {
@@ -157,32 +147,32 @@ impl PolicyCommand {
                 PolicyAction::Info(PolicyInfoRequest { dir, backbone, embodiment })
             }
             Self::Finetune(args) => PolicyAction::Finetune(FinetuneRequest {
-                checkpoint: args.checkpoint,
-                dataset: args.dataset,
-                embodiment: args.embodiment,
+                checkpoint: args.on.checkpoint,
+                dataset: args.on.dataset,
+                embodiment: args.on.embodiment,
                 out: args.out,
                 resume: args.resume,
-                backbone: args.backbone,
-                letterbox: args.letterbox,
+                backbone: args.on.backbone,
+                letterbox: args.on.letterbox,
                 lora: LoraConfig { rank: args.rank, alpha: args.alpha },
                 steps: args.steps,
                 batch: args.batch,
                 lr: args.lr,
-                seed: args.seed,
-                device: args.device,
+                seed: args.on.seed,
+                device: args.on.device,
             }),
             Self::OpenLoop(args) => PolicyAction::OpenLoop(OpenLoopRequest {
-                checkpoint: args.checkpoint,
-                dataset: args.dataset,
-                embodiment: args.embodiment,
+                checkpoint: args.on.checkpoint,
+                dataset: args.on.dataset,
+                embodiment: args.on.embodiment,
                 out: args.out,
-                backbone: args.backbone,
+                backbone: args.on.backbone,
                 adapter: args.adapter,
-                letterbox: args.letterbox,
+                letterbox: args.on.letterbox,
                 episodes: args.episodes,
                 stride: args.stride,
-                seed: args.seed,
-                device: args.device,
+                seed: args.on.seed,
+                device: args.on.device,
             }),
             Self::Tiny { dir, seed } => PolicyAction::Tiny { dir, seed },
         }

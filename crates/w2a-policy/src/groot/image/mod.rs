@@ -61,6 +61,16 @@ impl Rgb {
     }
 }
 
+/// Whose bicubic resizing is followed: the order of rows and columns changed, and with it one value in three by 1 or 2, where
+/// an image is not square.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pillow {
+    /// Up to 12, such as the 12.1.1 that Isaac-GR00T pins at commit 92f523db.
+    Until12,
+    /// From 13 on.
+    From13,
+}
+
 /// How frames are prepared; from the checkpoint's `processor_config.json`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ImageConfig {
@@ -70,6 +80,8 @@ pub struct ImageConfig {
     pub crop_fraction: f64,
     /// Whether frames are padded to squares with black bars first. The release of N1.6 does not; its later tip does.
     pub letterbox: bool,
+    /// Whose bicubic resizing is followed.
+    pub pillow: Pillow,
 }
 
 /// What each step made of a frame, the last being what the model sees.
@@ -113,7 +125,7 @@ impl ImageConfig {
         let crop = centre(&smallest1, self.crop_fraction);
         let smallest2 = smallest(&crop, self.shortest_edge)?;
         let (height, width) = smart_resize(smallest2.height, smallest2.width)?;
-        let resized = bicubic::resize(&smallest2, height, width);
+        let resized = bicubic::resize(&smallest2, height, width, self.pillow);
         Ok(Steps { letterbox, smallest1, crop, smallest2, resized })
     }
 }
@@ -209,7 +221,7 @@ pub fn normalised(byte: u8) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{ImageConfig, Rgb, smart_resize};
+    use super::{ImageConfig, Pillow, Rgb, smart_resize};
     use proptest::prelude::*;
 
     #[test]
@@ -222,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_frame_far_from_square_is_an_error_and_no_huge_image() {
-        let config = ImageConfig { shortest_edge: 256, crop_fraction: 0.95, letterbox: false };
+        let config = ImageConfig { shortest_edge: 256, crop_fraction: 0.95, letterbox: false, pillow: Pillow::Until12 };
         let thin = Rgb::new(1, 16000, vec![7; 48000]).unwrap();
         let error = config.steps(&thin).unwrap_err().to_string();
         assert!(error.contains("1 x 16000") && error.contains("letterbox"), "{error}");
@@ -236,7 +248,7 @@ mod tests {
         fn every_size_ends_in_multiples_of_28_and_one_colour_stays(
             height in 1_usize..150, width in 1_usize..150, value: u8, letterbox: bool
         ) {
-            let config = ImageConfig { shortest_edge: 40, crop_fraction: 0.95, letterbox };
+            let config = ImageConfig { shortest_edge: 40, crop_fraction: 0.95, letterbox, pillow: Pillow::From13 };
             let frame = Rgb::new(height, width, vec![value; height * width * 3]).unwrap();
             let steps = config.steps(&frame).unwrap();
             let last = &steps.resized;

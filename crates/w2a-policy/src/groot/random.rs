@@ -1,4 +1,4 @@
-//! A checkpoint of random weights in the real layout, small enough for tests: sharded safetensors with their index, the
+//! A checkpoint of random weights in the real layout, small enough for tests or for benchmarks on a CPU: sharded safetensors with their index, the
 //! processor's, the statistics' and the embodiments' file, and a folder with the backbone's tokenizer.
 
 use std::collections::BTreeMap;
@@ -24,14 +24,72 @@ const FOLDER: &str = "Eagle-Block2A-2B-v2";
 const MERGES: [&str; 4] = ["t h", "th e", "c u", "cu p"];
 const ADDED: [&str; 6] = [PADDING, "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, "<img>", "</img>"];
 
-/// Writes a tiny GR00T-N1.6 checkpoint with random weights to `dir`, which must not exist. Its embodiments: `libero_panda`
+/// Size of a random checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RandomSize {
+    /// 0.15 million parameters, frames of 64 pixels: for tests.
+    Tiny,
+    /// 90 million parameters, frames of 256 pixels: for comparing speed on a CPU.
+    Mid,
+}
+
+impl RandomSize {
+    /// Changes the tiny configurations.
+    fn apply(self, model: &mut Value, backbone: &mut Value, processor: &mut Value) {
+        if self == Self::Tiny {
+            return;
+        }
+        for (key, value) in [
+            ("select_layer", 6),
+            ("hidden_size", 512),
+            ("input_embedding_dim", 512),
+            ("backbone_embedding_dim", 512),
+            ("max_state_dim", 128),
+            ("max_action_dim", 128),
+            ("action_horizon", 50),
+        ] {
+            model[key] = json!(value);
+        }
+        for (key, value) in
+            [("num_layers", 12), ("num_attention_heads", 8), ("attention_head_dim", 64), ("output_dim", 512)]
+        {
+            model["diffusion_model_cfg"][key] = json!(value);
+        }
+        for (key, value) in [
+            ("hidden_size", 384),
+            ("intermediate_size", 1536),
+            ("num_hidden_layers", 8),
+            ("num_attention_heads", 6),
+            ("num_patches", 256),
+        ] {
+            backbone["vision_config"][key] = json!(value);
+        }
+        for (key, value) in [
+            ("hidden_size", 512),
+            ("intermediate_size", 1536),
+            ("num_hidden_layers", 8),
+            ("num_attention_heads", 8),
+            ("num_key_value_heads", 4),
+            ("head_dim", 64),
+        ] {
+            backbone["text_config"][key] = json!(value);
+        }
+        for (key, value) in
+            [("shortest_image_edge", 256), ("max_state_dim", 128), ("max_action_dim", 128), ("max_action_horizon", 50)]
+        {
+            processor["processor_kwargs"][key] = json!(value);
+        }
+    }
+}
+
+/// Writes a GR00T-N1.6 checkpoint with random weights to `dir`, which must not exist. Its embodiments: `libero_panda`
 /// (two cameras, absolute actions, as in NVIDIA's LIBERO checkpoint) and `gr1` (one camera, sine and cosine, relative
 /// actions).
 ///
 /// # Errors
 /// A folder that exists, or a disk that fails.
-pub fn write_tiny(dir: &Path, seed: u64) -> Result<(), NnError> {
-    let io = |source| NnError::Io { action: "writing a tiny checkpoint", source };
+pub fn write_random(dir: &Path, seed: u64, size: RandomSize) -> Result<(), NnError> {
+    let io = |source| NnError::Io { action: "writing a random checkpoint", source };
     if dir.exists() {
         return Err(wrong(dir.display().to_string(), "a folder that does not exist yet", "one that does"));
     }
@@ -40,7 +98,8 @@ pub fn write_tiny(dir: &Path, seed: u64) -> Result<(), NnError> {
         let text = serde_json::to_vec_pretty(value).unwrap_or_default();
         write_atomic(&dir.join(name), &text).map_err(io)
     };
-    let (model, backbone) = (model(), backbone());
+    let (mut model, mut backbone, mut processor) = (model(), backbone(), processor());
+    size.apply(&mut model, &mut backbone, &mut processor);
     write("config.json", &model)?;
     write(&format!("{FOLDER}/config.json"), &backbone)?;
     let id = |index: usize| 256 + index;
@@ -52,10 +111,10 @@ pub fn write_tiny(dir: &Path, seed: u64) -> Result<(), NnError> {
     let merges = format!("#version: 0.2\n{}\n", MERGES.join("\n"));
     write_atomic(&dir.join(FOLDER).join("merges.txt"), merges.as_bytes()).map_err(io)?;
     write("embodiment_id.json", &json!({"libero_panda": 2, "gr1": 1}))?;
-    write("processor_config.json", &processor())?;
+    write("processor_config.json", &processor)?;
     write("statistics.json", &statistics())?;
 
-    let bad = |error: serde_json::Error| wrong("tiny checkpoint", "a configuration of ours", error.to_string());
+    let bad = |error: serde_json::Error| wrong("random checkpoint", "a configuration of ours", error.to_string());
     let head: HeadConfig = serde_json::from_value(model.clone()).map_err(bad)?;
     let mut backbone: BackboneConfig = serde_json::from_value(backbone).map_err(bad)?;
     backbone.select_layer = model["select_layer"].as_u64().unwrap_or(0) as usize;
@@ -63,7 +122,7 @@ pub fn write_tiny(dir: &Path, seed: u64) -> Result<(), NnError> {
     ActionHead::load(&weights, &head, Embodiments::All)?;
     Backbone::load(Arc::clone(&weights), &backbone)?;
     let Some(weights) = Arc::into_inner(weights) else {
-        return Err(wrong("tiny checkpoint", "weights that nobody else holds", "others"));
+        return Err(wrong("random checkpoint", "weights that nobody else holds", "others"));
     };
     let mut state = weights.into_invented();
     // In the published files, and used by nobody.
