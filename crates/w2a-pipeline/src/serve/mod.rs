@@ -52,7 +52,10 @@ pub struct ServeRequest {
 /// A policy that cannot be loaded or does not fit the layout, and an address that cannot be listened on.
 pub fn serve(request: &ServeRequest, ready: impl FnOnce(&str)) -> Result<String, PipelineError> {
     let server = start_serving(request, stop_on_signals()?)?;
-    ready(&format!("serving {} at {}://{}", request.policy, request.protocol.name(), server.address()));
+    let open = !server.address().ip().is_loopback() && request.token_env.is_empty();
+    let warning = if open { "; everyone who can reach it can use it, unless --token-env names a token" } else { "" };
+    let address = server.address();
+    ready(&format!("serving {} at {}://{address}{warning}", request.policy, request.protocol.name()));
     Ok(server.wait())
 }
 
