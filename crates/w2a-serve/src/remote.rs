@@ -1,5 +1,6 @@
 //! A policy that is a server somewhere else.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -144,7 +145,10 @@ impl RemotePolicy {
                 let got = format!("{} images, or of several sizes", images.len());
                 return Err(ServeError::message(camera.name.as_str(), format!("{rows} images of one size"), got));
             }
-            let pixels: Vec<u8> = images.iter().flat_map(|image| &image.rgb).copied().collect();
+            let pixels: Cow<[u8]> = match images.as_slice() {
+                [one] => Cow::Borrowed(&one.rgb),
+                several => Cow::Owned(several.iter().map(|image| image.rgb.as_slice()).collect::<Vec<_>>().concat()),
+            };
             let array = NdArray::of_u8(vec![rows, 1, size.0, size.1, 3], pixels)?;
             video.push((camera.name.as_str(), Value::Array(array)));
         }
