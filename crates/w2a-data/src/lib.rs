@@ -25,10 +25,10 @@ pub use dataset::{
     Modality, ModalityName, ModalitySlice, PngError, Step, StepReader, Version, decode_png, encode_png,
 };
 pub use episode::{Camera, Episode, EpisodeError, Observation};
-pub use hdf5::{DemoRecord, Group, Hdf5Dataset, Hdf5Error, Profile};
+pub use hdf5::{DemoRecord, Group, Hdf5Dataset, Hdf5Error, Hdf5Reader, Profile};
 pub use inspect::{CameraReport, FeatureReport, Inspection, Problem, inspect};
 pub use layouts::{Clip, ClipLayout, ClipName, Clips, LayoutError, SkillRange, SkillRanges, WINDOW_STEPS, Window};
 pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};
 pub use rng::stream;
-pub use source::{Source, SourceError};
+pub use source::{Source, SourceError, SourceReader};
 pub use statistics::{EpisodeStatistics, Statistics, StatisticsBuilder, StatisticsError};

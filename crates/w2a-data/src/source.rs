@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Dataset, DatasetError, DatasetSpec, Episode, Group, Hdf5Dataset, Hdf5Error, ModalitySlice};
+use crate::{
+    Dataset, DatasetError, DatasetSpec, Episode, EpisodeReader, Group, Hdf5Dataset, Hdf5Error, Hdf5Reader,
+    ModalitySlice,
+};
 
 /// A set of demonstrations: its structure has been read, no frame has been decoded.
 #[expect(clippy::large_enum_variant, reason = "there is one per program")]
@@ -101,6 +104,25 @@ impl Source {
         self.len() == 0
     }
 
+    /// Reads episodes in any order, fastest in their own.
+    pub fn reader(&self) -> SourceReader<'_> {
+        match self {
+            Self::LeRobot(dataset) => SourceReader::LeRobot(dataset.reader()),
+            Self::Hdf5(dataset) => SourceReader::Hdf5(dataset.reader()),
+        }
+    }
+
+    /// Changes when the demonstrations do; see [`Dataset::fingerprint`] and [`Hdf5Dataset::fingerprint`].
+    ///
+    /// # Errors
+    /// [`SourceError`] if a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String, SourceError> {
+        match self {
+            Self::LeRobot(dataset) => Ok(dataset.fingerprint()?),
+            Self::Hdf5(dataset) => Ok(dataset.fingerprint()?),
+        }
+    }
+
     /// All episodes in order, one in memory at a time. One that fails does not end the iteration.
     pub fn episodes(&self) -> Box<dyn ExactSizeIterator<Item = Result<Episode, SourceError>> + '_> {
         match self {
@@ -142,6 +164,27 @@ impl Source {
                 let videos = dataset.modality().map_or(&[][..], |said| &said.video);
                 videos.iter().find(|video| is_this(&video.key)).map_or(name, |video| &video.name)
             }
+        }
+    }
+}
+
+/// Reads the episodes of a [`Source`].
+pub enum SourceReader<'a> {
+    /// Of a LeRobot dataset; keeps what it decoded last.
+    LeRobot(EpisodeReader<'a>),
+    /// Of HDF5 files; keeps the last one open.
+    Hdf5(Hdf5Reader<'a>),
+}
+
+impl SourceReader<'_> {
+    /// Episode `index` with all its frames.
+    ///
+    /// # Errors
+    /// [`SourceError`] if there is no such episode, or it cannot be read.
+    pub fn read(&mut self, index: usize) -> Result<Episode, SourceError> {
+        match self {
+            Self::LeRobot(reader) => Ok(reader.read(index)?),
+            Self::Hdf5(reader) => Ok(reader.read(index)?),
         }
     }
 }

@@ -112,6 +112,22 @@ fn files_of_a_folder_are_read_together_but_not_files_of_different_sources() {
     assert!(error.contains("z.hdf5") && error.contains("source of the file is robomimic"), "{error}");
 }
 
+#[test]
+fn a_fingerprint_changes_with_what_is_in_the_files() {
+    let whole = Hdf5Dataset::open(fixture(LIBERO)).unwrap().fingerprint().unwrap();
+    assert_eq!(whole, Hdf5Dataset::open(fixture(LIBERO)).unwrap().fingerprint().unwrap());
+    assert_ne!(whole, Hdf5Dataset::open(fixture(ROBOMIMIC)).unwrap().fingerprint().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join(LIBERO);
+    let mut bytes = std::fs::read(fixture(LIBERO)).unwrap();
+    std::fs::write(&copy, &bytes).unwrap();
+    assert_eq!(Hdf5Dataset::open(&copy).unwrap().fingerprint().unwrap(), whole);
+    let image = bytes.windows(3).rposition(|bytes| bytes.iter().all(|byte| (8..200).contains(byte))).unwrap();
+    bytes[image] += 1;
+    std::fs::write(&copy, &bytes).unwrap();
+    assert_ne!(Hdf5Dataset::open(&copy).unwrap().fingerprint().unwrap(), whole);
+}
+
 /// A copy of a fixture that was changed.
 struct Edited {
     _folder: tempfile::TempDir,

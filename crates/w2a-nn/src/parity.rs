@@ -216,6 +216,25 @@ impl Fixture {
         }
     }
 
+    /// The whole configuration.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// Reads another JSON file of the folder.
+    ///
+    /// # Errors
+    /// A file that is missing, or something else than a `T`.
+    pub fn json<T: serde::de::DeserializeOwned>(&self, file: &str) -> Result<T, NnError> {
+        let path = self.dir.join(file);
+        let text = fs_err::read(&path).map_err(|source| NnError::Io { action: "reading a parity fixture", source })?;
+        serde_json::from_slice(&text).map_err(|error| NnError::Input {
+            what: path.display().to_string(),
+            expected: "JSON as the fixture's README describes it".into(),
+            got: error.to_string(),
+        })
+    }
+
     /// A value of the configuration, by its keys (and places in lists) joined with dots; `None` if it is not there.
     pub fn setting(&self, key: &str) -> Option<&Value> {
         key.split('.').try_fold(&self.config, |value, part| match part.parse::<usize>() {

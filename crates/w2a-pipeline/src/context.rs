@@ -26,6 +26,7 @@ impl Context {
     pub fn open(request: &Request) -> Result<Self, PipelineError> {
         let out = request.out.clone();
         let unusable = |source| PipelineError::Folder { path: request.out.clone(), source };
+        let device = w2a_nn::device(&request.config.device)?;
         let text = toml::to_string(&request.config).map_err(|error| PipelineError::Config {
             key: "configuration".into(),
             expected: "something TOML can hold".into(),
@@ -63,7 +64,7 @@ impl Context {
         Ok(Self {
             config: request.config.clone(),
             out,
-            device: Device::flex(),
+            device,
             progress: RunProgress::new(&request.config, request.until),
             manifest,
             resume: existing,

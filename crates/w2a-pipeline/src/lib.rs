@@ -14,9 +14,13 @@ mod data;
 mod data_tools;
 mod error;
 mod eval;
+mod finetune;
+mod groot;
+mod groot_data;
 mod horizon;
 mod imagine;
 mod libero;
+mod open_loop;
 mod parity;
 mod policy;
 mod posttrain;
@@ -35,16 +39,23 @@ pub use config::{
 };
 pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use error::PipelineError;
+pub use finetune::{FinetuneRequest, finetune};
+pub use groot::{PolicyInfoRequest, policy_info, write_tiny_policy};
 pub use imagine::{
-    ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, export_scenes, imagine, preview,
+    EmbedRequest, ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, WorldSource,
+    cosmos_settings, embed_prompts, export_scenes, imagine, preview,
 };
 pub use libero::{LiberoRequest, libero};
+pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};
 pub use serve::{PolicySource, ServeRequest, serve, start_serving};
+pub use w2a_nn::DEVICES;
+pub use w2a_posttrain::LoraConfig;
 pub use w2a_serve::simulator::{EvalProtocol, SUITES as LIBERO_SUITES};
 pub use w2a_serve::{Layout, Protocol};
 pub use w2a_sim::Scene;
 pub use w2a_world::Rig;
+pub use w2a_world::cosmos::CosmosConfig;
 pub use weights::{convert_weights, list_weights};
 
 /// How [`convert_data`] converts, and the versions it can write.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use w2a_nn::{Fixture, NnError, ParityReport};
+use w2a_policy::groot::parity as groot;
 
 use crate::PipelineError;
 
@@ -11,8 +12,16 @@ use crate::PipelineError;
 type Check = fn(&mut Fixture, &Device) -> Result<(), NnError>;
 
 /// Components by the name that a fixture's `config.json` or folder begins with; the longest match counts.
-const COMPONENTS: &[(&str, Check)] =
-    &[("stage1_v2", w2a_align::parity::stage1_v2), ("stage1_action_vae", w2a_align::parity::stage1_action_vae)];
+const COMPONENTS: &[(&str, Check)] = &[
+    ("stage1_v2", w2a_align::parity::stage1_v2),
+    ("stage1_action_vae", w2a_align::parity::stage1_action_vae),
+    ("cosmos_dit", w2a_world::cosmos::parity::cosmos_dit),
+    ("wan_vae", w2a_world::cosmos::parity::wan_vae),
+    ("t5_encoder", w2a_world::cosmos::parity::t5_encoder),
+    ("gr00t_preprocess", groot::gr00t_preprocess),
+    ("gr00t_vlm", groot::gr00t_vlm),
+    ("gr00t_action_head", groot::gr00t_action_head),
+];
 
 /// What a comparison came to.
 #[derive(Clone, Debug)]

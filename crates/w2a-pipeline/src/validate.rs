@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use w2a_align::{AdapterKind, Contrast, Negatives, Similarity};
-use w2a_nn::{AdamWConfig, TrainConfig, VisionConfig};
+use w2a_nn::{AdamWConfig, DEVICES, TrainConfig, VisionConfig};
 use w2a_posttrain::{Decoding, Form, ObjectiveConfig};
 use w2a_sim::{IMAGE_SIZE, Suite, tasks};
 
@@ -32,7 +32,8 @@ impl Config {
         let suites = self.suites()?;
         let rules = &mut Rules::default();
         rules.between("threads", self.threads, 1, MOST_THREADS);
-        rules.check("device", self.device == "cpu", "cpu (the only backend of this build)", &self.device);
+        let expected = format!("one of this build's: {}", DEVICES.join(", "));
+        rules.check("device", DEVICES.contains(&self.device.as_str()), &expected, &self.device);
 
         let data = &self.data;
         let listed_once = (1..suites.len()).all(|index| !suites[..index].contains(&suites[index]));

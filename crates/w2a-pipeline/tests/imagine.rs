@@ -36,7 +36,7 @@ fn world() -> &'static (tempfile::TempDir, PathBuf, PathBuf) {
 fn request(input: &Path, out: PathBuf) -> ImagineRequest {
     ImagineRequest {
         input: input.to_owned(),
-        world: world().1.clone(),
+        world: world().1.clone().into(),
         out,
         cache: None,
         chunks: Some(3),
@@ -191,12 +191,14 @@ fn files_of_others_no_world_model_and_results_in_the_input_are_refused() {
     assert_eq!(fs_err::read_to_string(&foreign).unwrap(), "mine");
     let inside = ImagineRequest { out: input.path().join("results"), ..whole.clone() };
     assert!(refused(&inside).contains("outside of it"));
-    let absent = ImagineRequest { world: folder.path().join("absent"), ..whole.clone() };
+    let absent = ImagineRequest { world: folder.path().join("absent").into(), ..whole.clone() };
     assert!(refused(&absent).contains("it has no config.toml"));
     let untrained = folder.path().join("untrained");
     fs_err::create_dir_all(&untrained).unwrap();
     fs_err::copy(world().1.join("config.toml"), untrained.join("config.toml")).unwrap();
-    assert!(refused(&ImagineRequest { world: untrained, ..whole }).contains("world/autoencoder is at step 0 of 8"));
+    assert!(
+        refused(&ImagineRequest { world: untrained.into(), ..whole }).contains("world/autoencoder is at step 0 of 8")
+    );
     assert!(refused(&request(&folder.path().join("nothing"), folder.path().join("o"))).contains("nothing"));
     fs_err::write(folder.path().join("file"), "").unwrap();
     assert!(refused(&request(input.path(), folder.path().join("file"))).contains("a folder that can be made"));
@@ -212,7 +214,7 @@ fn previews_are_moving_pictures_of_what_was_imagined() {
         .to_vec();
     let request = |out: &str| PreviewRequest {
         latents: latents.clone(),
-        world: world().1.clone(),
+        world: world().1.clone().into(),
         out: folder.path().join(out),
         count: 9,
     };

@@ -4,6 +4,7 @@
 //! cloning and frozen afterwards; [`ZeroPolicy`], [`RandomPolicy`] and [`ReplayPolicy`] are for checking an environment,
 //! [`SlowPolicy`] for asking what a difference in pace does.
 
+pub mod groot;
 mod mini;
 mod sanity;
 mod slow;
@@ -54,6 +55,6 @@ pub trait AdaptablePolicy: Policy + Clone {
     /// Observations that do not fit.
     fn forward(&self, observations: &[Observation], instructions: &[&str]) -> Result<Tensor<2>, NnError>;
 
-    /// Normalises its actions.
-    fn action_normaliser(&self) -> &Normaliser;
+    /// Normalises its actions; `None` if what an action means depends on the state before it.
+    fn action_normaliser(&self) -> Option<&Normaliser>;
 }

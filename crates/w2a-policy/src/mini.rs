@@ -186,8 +186,8 @@ impl AdaptablePolicy for MiniPolicy {
         Ok(self.net.forward(&images, proprio, text))
     }
 
-    fn action_normaliser(&self) -> &Normaliser {
-        &self.action
+    fn action_normaliser(&self) -> Option<&Normaliser> {
+        Some(&self.action)
     }
 }
 

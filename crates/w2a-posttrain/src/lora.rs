@@ -155,7 +155,7 @@ pub fn train_lora<P: AdaptablePolicy>(
     check(config, targets, adapters)?;
     let policy = &*frozen.policy;
     let (offered, needed) = (policy.horizon() * policy.action_dim(), adapters.chunk());
-    if policy.action_normaliser() != frozen.action || offered < needed {
+    if policy.action_normaliser() != Some(frozen.action) || offered < needed {
         return Err(NnError::Input {
             what: "policy for LoRA".into(),
             expected: format!("chunks of at least {needed} values, normalised as in stage 1"),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use w2a_data::DatasetError;
+use w2a_data::{DatasetError, SourceError};
 use w2a_report::{ImageError, WriteError};
 
 use crate::chat::ChatError;
@@ -34,16 +34,19 @@ pub enum SkillsError {
         /// The folder.
         path: PathBuf,
     },
-    /// The demonstrations cannot be opened, or the skills not be written.
+    /// The demonstrations cannot be opened.
     #[error(transparent)]
-    Data(#[from] DatasetError),
+    Source(Box<SourceError>),
+    /// The skills cannot be written.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
     /// A demonstration cannot be read.
     #[error("demonstration {episode} cannot be read: {source}; --skip-bad goes on without it and counts it")]
     BadEpisode {
         /// Which one.
         episode: usize,
         /// Why.
-        source: DatasetError,
+        source: Box<SourceError>,
     },
     /// The language model.
     #[error(transparent)]
@@ -78,5 +81,11 @@ impl SkillsError {
             Self::Chat(error) => error.is_users_mistake(),
             _ => true,
         }
+    }
+}
+
+impl From<SourceError> for SkillsError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(Box::new(error))
     }
 }

@@ -23,7 +23,6 @@ mod run;
 mod schema;
 mod segment;
 mod signal;
-mod source;
 mod summary;
 mod survey;
 mod validate;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use w2a_data::{DatasetWriter, Version};
+use w2a_data::{DatasetWriter, Source, Version};
 use w2a_report::Progress;
 
 use crate::answer::parse_split;
@@ -16,7 +16,6 @@ use crate::page::Gallery;
 use crate::question::{self, Message};
 use crate::ranges::{RANGES_FILE, ranges};
 use crate::schema::Schema;
-use crate::source::Source;
 use crate::summary::{SourceFacts, Summary};
 use crate::survey::Survey;
 
@@ -36,7 +35,7 @@ const WRITING: &str = "writing";
 /// What to cut.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// A LeRobot dataset.
+    /// A LeRobot dataset, or HDF5 files of robomimic, LIBERO or RoboCasa.
     pub dataset: PathBuf,
     /// The folder for the result. It may exist, but must not hold a skill dataset yet.
     pub out: PathBuf,
@@ -91,7 +90,7 @@ pub fn run(request: &Request) -> Result<Outcome, SkillsError> {
     let mut gallery = Gallery::choose(&survey, config);
     let writer = write_clips(&source, &survey, &mut gallery, request, &progress)?;
     let counts = chat.map(|chat| chat.counts());
-    let summary = Summary::of(&survey, facts(&source, &request.dataset)?, counts, config);
+    let summary = Summary::of(&survey, facts(&source, &survey)?, counts, config);
     let page = request.out.join(PAGE_FILE);
     gallery.page(&summary, &survey)?.save(&page)?;
     write_json(&request.out.join(SUMMARY_FILE), &summary)?;
@@ -199,7 +198,8 @@ fn write_clips(
         if !is_shown && one.outcome.is_err() {
             continue;
         }
-        let demonstration = reader.read(one.index)?;
+        let unreadable = |source| SkillsError::BadEpisode { episode: one.index, source: Box::new(source) };
+        let demonstration = reader.read(one.index).map_err(unreadable)?;
         if is_shown {
             gallery.add(one, &demonstration, &request.config)?;
         }
@@ -219,14 +219,15 @@ fn write_clips(
     Ok(writer)
 }
 
-fn facts(source: &Source, path: &Path) -> Result<SourceFacts, SkillsError> {
+fn facts(source: &Source, survey: &Survey) -> Result<SourceFacts, SkillsError> {
     // The name only: where it lies is nobody's business.
-    let name = path.file_name().map_or_else(|| "demonstrations".into(), |name| name.to_string_lossy().into_owned());
+    let name =
+        source.path().file_name().map_or_else(|| "demonstrations".into(), |name| name.to_string_lossy().into_owned());
     Ok(SourceFacts {
         name,
         fingerprint: source.fingerprint()?,
         episodes: source.len(),
-        frames: source.frames(),
+        frames: survey.frames(),
         fps: source.spec().fps,
     })
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use w2a_data::Source;
 use w2a_report::Progress;
 
 use crate::config::Config;
 use crate::error::SkillsError;
 use crate::matching::{Clip, Dropped, Prompter};
 use crate::signal::Analysis;
-use crate::source::Source;
 
 /// A demonstration and what becomes of it.
 pub(crate) struct Demonstration {
@@ -47,14 +47,17 @@ impl Survey {
                     instruction: episode.instruction,
                     outcome: Err(Dropped::NoSignal),
                 }),
-                Err(SkillsError::BadEpisode { episode, source }) if skip_bad => {
-                    unreadable.push((episode, source.to_string()));
-                }
-                Err(error) => return Err(error),
+                Err(source) if skip_bad => unreadable.push((index, source.to_string())),
+                Err(source) => return Err(SkillsError::BadEpisode { episode: index, source: Box::new(source) }),
             }
             progress.tick(index as u64 + 1, source.len() as u64, "demonstrations");
         }
         Ok(Self { demonstrations, unreadable, fps: source.spec().fps })
+    }
+
+    /// Number of frames of the demonstrations that could be read.
+    pub fn frames(&self) -> usize {
+        self.demonstrations.iter().map(|one| one.frames).sum()
     }
 
     /// For each instruction, how many of its demonstrations have how many segments.

@@ -242,3 +242,19 @@ fn the_simulators_drawer_can_be_cut_by_motion_alone() {
     // Reach down, pull, draw back: the hand rests at the handle and at the end of the pull.
     assert!((3..=4).contains(&found.segments.len()), "{:?}", found.segments);
 }
+
+#[test]
+fn hdf5_files_are_cut_without_a_conversion() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../w2a-data/tests/fixtures/hdf5/KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5");
+    let schema = folder.path().join("prompts.toml");
+    std::fs::write(&schema, "[tasks]\n\"turn on the stove\" = [\"turn the knob\"]\n").unwrap();
+    let config = Config { schema: schema.display().to_string(), ..Config::preset("libero_panda").unwrap() };
+    let request = Request { dataset, out: folder.path().join("skills"), config, skip_bad: false, write_ranges: false };
+    let outcome = run(&request).unwrap();
+    assert_eq!((outcome.summary.kept, outcome.summary.source.frames), (3, 12));
+    let clips: Vec<Episode> = Dataset::open(&outcome.dataset).unwrap().episodes().collect::<Result<_, _>>().unwrap();
+    assert_eq!(clips.iter().map(Episode::len).collect::<Vec<_>>(), [4, 3, 5]);
+    assert!(clips.iter().all(|clip| clip.instruction == "turn the knob"));
+}

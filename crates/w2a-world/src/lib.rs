@@ -5,6 +5,7 @@
 
 mod autoencoder;
 mod chain;
+pub mod cosmos;
 mod flow;
 mod grid;
 mod latents;

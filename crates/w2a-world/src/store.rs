@@ -31,9 +31,12 @@ impl ModelId {
     pub fn of_files(name: &str, settings: &impl serde::Serialize, files: &[PathBuf]) -> Result<Self, NnError> {
         let mut hash = Sha256::new();
         update(&mut hash, &json(settings)?);
+        let io = |source| NnError::Io { action: "loading weights", source };
         for file in files {
-            let bytes = fs_err::read(file).map_err(|source| NnError::Io { action: "loading weights", source })?;
-            update(&mut hash, &bytes);
+            // As `update`, but in blocks: weights may be larger than the memory.
+            let mut file = fs_err::File::open(file).map_err(io)?;
+            hash.update(file.metadata().map_err(io)?.len().to_le_bytes());
+            std::io::copy(&mut file, &mut hash).map_err(io)?;
         }
         Ok(Self { name: name.to_owned(), digest: hex(hash) })
     }
@@ -181,13 +184,14 @@ fn checksum(source: &Imagination, latents: &Latents) -> Result<String, NnError> 
     Ok(hex(hash))
 }
 
-/// Length first, so that no two lists of parts look alike.
-fn update(hash: &mut Sha256, part: &[u8]) {
+/// Adds a part, its length first, so that no two lists of parts look alike.
+pub(crate) fn update(hash: &mut Sha256, part: &[u8]) {
     hash.update((part.len() as u64).to_le_bytes());
     hash.update(part);
 }
 
-fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, NnError> {
+/// A value as JSON.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, NnError> {
     serde_json::to_vec(value).map_err(|error| NnError::Input {
         what: "what an imagination is made from".into(),
         expected: "something JSON can hold".into(),
@@ -195,7 +199,8 @@ fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, NnError> {
     })
 }
 
-fn hex(hash: Sha256) -> String {
+/// The digest, 64 hexadecimal digits.
+pub(crate) fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

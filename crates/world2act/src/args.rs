@@ -9,17 +9,20 @@ use toml::Value;
 use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, LiberoRequest, Profile, ServeRequest, Stage};
 
 mod libero;
+mod policy;
 mod serve;
 mod world;
 
 #[cfg(test)]
 pub use libero::LIBERO_HELP;
+pub use policy::PolicyAction;
+use policy::PolicyArgs;
 #[cfg(test)]
 pub use serve::SERVE_HELP;
-#[cfg(test)]
-pub use world::IMAGINE_HELP;
-pub use world::WorldAction;
 use world::WorldArgs;
+#[cfg(test)]
+pub use world::{EMBED_HELP, IMAGINE_HELP};
+pub use world::{WorldAction, WorldChoice};
 
 /// More parts than any setting has; deeper keys would only be a way to exhaust the stack.
 const MAX_KEY_PARTS: usize = 16;
@@ -44,6 +47,8 @@ pub enum Action {
     World(WorldAction),
     /// Answer clients with the actions of a policy.
     Serve(Box<ServeRequest>),
+    /// Look at a policy of others.
+    Policy(PolicyAction),
     /// Evaluate a policy in LIBERO.
     Libero(Box<LiberoRequest>),
     /// Say what a dataset is and what is wrong with it.
@@ -157,6 +162,12 @@ pub enum ArgsError {
         /// The flag.
         flag: String,
     },
+    /// No world model, two of them, or one that does not exist.
+    #[error("which world model? give --world RUN, or --world.kind=cosmos and --world.path=DIR: {what}")]
+    World {
+        /// What is wrong.
+        what: String,
+    },
     /// Settings where none are used.
     #[error("`{command}` takes no settings, got {flag}; remove it")]
     NoSettings {
@@ -194,9 +205,9 @@ enum Command {
     /// Run until the world model is trained and has imagined; or use it on its own
     #[command(after_long_help = LONG_HELP)]
     World(WorldArgs),
-    /// Run until the base policy is trained
+    /// Run until the base policy is trained; or look at a GR00T checkpoint
     #[command(after_long_help = LONG_HELP)]
-    Policy(RunArgs),
+    Policy(PolicyArgs),
     /// Run until stage 1 has aligned video dynamics and actions
     #[command(after_long_help = LONG_HELP)]
     Align(RunArgs),
@@ -233,7 +244,7 @@ enum Command {
 
 #[derive(Clone, Debug, Args)]
 struct SkillsArgs {
-    /// Folder of a LeRobot dataset
+    /// A LeRobot dataset, an HDF5 file, or a folder of HDF5 files
     dataset: PathBuf,
     /// Folder for the skill dataset, skills.json, skills.html and the language model's answers
     #[arg(long, value_name = "DIR")]
@@ -443,11 +454,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
             command.action()
         }
         Command::World(WorldArgs { command: None, run }) => run.request(Stage::World, DEFAULT_OUT, dotted),
-        Command::World(WorldArgs { command: Some(command), .. }) => {
+        Command::World(WorldArgs { command: Some(command), .. }) => Action::World(command.action(dotted)?),
+        Command::Policy(PolicyArgs { command: None, run }) => run.request(Stage::Policy, DEFAULT_OUT, dotted),
+        Command::Policy(PolicyArgs { command: Some(command), .. }) => {
             no_settings(command.name(), dotted)?;
-            Action::World(command.action())
+            Action::Policy(command.action())
         }
-        Command::Policy(args) => args.request(Stage::Policy, DEFAULT_OUT, dotted),
         Command::Align(args) => args.request(Stage::Align, DEFAULT_OUT, dotted),
         Command::Posttrain(args) => args.request(Stage::Posttrain, DEFAULT_OUT, dotted),
         Command::Eval(args) => args.request(Stage::Eval, DEFAULT_OUT, dotted),

@@ -29,7 +29,7 @@ pub fn report() -> String {
         ("features", features().join(" ")),
         ("cores", format!("{} usable", machine.cpus)),
         ("memory", if memory.is_empty() { "unknown".into() } else { memory.join(", ") }),
-        ("devices", "cpu (burn's flex backend)".into()),
+        ("devices", w2a_pipeline::DEVICES.join(", ")),
         ("not needed", "GPU, Python, LeRobot, ffmpeg".into()),
     ];
     // Both change how many threads compute, which is the first thing to ask when a run is slow.

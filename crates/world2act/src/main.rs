@@ -5,6 +5,7 @@ mod doctor;
 #[cfg(test)]
 mod documents;
 mod failure;
+mod policy;
 mod resolve;
 mod settings;
 mod skills;
@@ -43,6 +44,7 @@ fn run() -> Result<(), Failure> {
         }
         Action::Libero(request) => print(&w2a_pipeline::libero(&request)?),
         Action::World(action) => print(&world::execute(&action)?),
+        Action::Policy(action) => print(&policy::execute(&action)?),
         Action::InspectData { path, skip_bad, json } => {
             let report = w2a_pipeline::inspect_data(&path, skip_bad, json)?;
             print(&report.text)?;

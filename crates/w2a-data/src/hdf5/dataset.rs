@@ -165,22 +165,7 @@ impl Hdf5Dataset {
         Ok((container.floats(&array)?, width))
     }
 
-    /// All demonstrations in order, one in memory at a time. One that fails does not end the iteration.
-    pub fn episodes(&self) -> impl ExactSizeIterator<Item = Result<Episode, Hdf5Error>> + '_ {
-        let mut open: Option<Container> = None;
-        self.demos.iter().map(move |record| {
-            // Opening a file walks its directory; neighbours share it.
-            let container = match open.take().filter(|container| container.path() == record.file) {
-                Some(container) => container,
-                None => Container::open(&record.file)?,
-            };
-            let episode = self.read(&container, record);
-            open = Some(container);
-            episode
-        })
-    }
-
-    fn record(&self, index: usize) -> Result<&DemoRecord, Hdf5Error> {
+    pub(super) fn record(&self, index: usize) -> Result<&DemoRecord, Hdf5Error> {
         self.demos.get(index).ok_or_else(|| Hdf5Error::NoSuchDemo {
             path: self.path.clone(),
             index,
@@ -198,7 +183,7 @@ impl Hdf5Dataset {
         Err(Hdf5Error::mismatch(container.path(), what, got, expected, RECORD))
     }
 
-    fn read(&self, container: &Container, record: &DemoRecord) -> Result<Episode, Hdf5Error> {
+    pub(super) fn read(&self, container: &Container, record: &DemoRecord) -> Result<Episode, Hdf5Error> {
         let spec = demo_spec(container, self.profile, record)?;
         if spec != self.spec {
             let what = format!("widths, cameras or rate of {}", record.group());

@@ -7,8 +7,10 @@ mod container;
 mod dataset;
 mod error;
 mod profile;
+mod reader;
 
 pub use dataset::{DemoRecord, Hdf5Dataset};
 pub use error::Hdf5Error;
 pub(crate) use profile::libero_instruction;
 pub use profile::{Group, Profile};
+pub use reader::Hdf5Reader;

@@ -162,6 +162,37 @@ impl WeightsFile {
         Ok(Array { shape: stored.info.shape.clone(), data })
     }
 
+    /// Reads `count` rows of a tensor, along its first dimension, from row `from` on: of a table of embeddings, or of weights
+    /// that are stacked, a few are often enough.
+    ///
+    /// # Errors
+    /// As [`WeightsFile::read`], and rows beyond the end.
+    pub fn read_rows(&self, name: &str, from: usize, count: usize) -> Result<Array, NnError> {
+        let Some((Stored { info, place }, rows)) =
+            self.tensors.get(name).and_then(|stored| Some((stored, *stored.info.shape.first()?)))
+        else {
+            return self.read(name);
+        };
+        let end = from.checked_add(count).filter(|end| *end <= rows).ok_or_else(|| NnError::Input {
+            what: format!("rows of tensor {name:?}"),
+            expected: format!("a range within {rows}"),
+            got: format!("{count} from {from} on"),
+        })?;
+        let each: usize = info.shape[1..].iter().product();
+        let mut shape = info.shape.clone();
+        shape[0] = count;
+        if info.dtype.size() == 0 || !contiguous(&info.shape, &place.stride) {
+            let whole = self.read(name)?.data;
+            return Ok(Array { shape, data: whole[from * each..end * each].to_vec() });
+        }
+        let size = info.dtype.size();
+        let mut data = Vec::with_capacity(count * each);
+        let first = place.start + (place.offset + (from * each) as u64) * size as u64;
+        self.blocks(name, first, count * each * size, |bytes| info.dtype.append(bytes, &mut data))
+            .map_err(|problem| NnError::Weights { path: self.path.clone(), problem })?;
+        Ok(Array { shape, data })
+    }
+
     /// Reads all tensors.
     ///
     /// # Errors

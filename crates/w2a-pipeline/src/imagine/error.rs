@@ -38,6 +38,17 @@ pub enum ImagineError {
         /// What is missing.
         reason: String,
     },
+    /// Prompts that Cosmos-Predict2 cannot read as they are.
+    #[error(
+        "{count} prompts are not embedded, the first is {first:?}; run `world2act world embed-prompts` with the same \
+         input and settings"
+    )]
+    Prompts {
+        /// How many.
+        count: usize,
+        /// The first.
+        first: String,
+    },
     /// A result that this program did not write, or not in this form, where one is to be written.
     #[error("{} exists already and {reason}; remove it, or choose another --out", path.display())]
     Occupied {

@@ -162,7 +162,8 @@ impl Episode {
     }
 }
 
-fn read(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, ImagineError> {
+/// Reads a file of at most `most` bytes, which is `what`.
+pub(crate) fn read(path: &Path, most: u64, what: &str) -> Result<Vec<u8>, ImagineError> {
     let fail = |got: String| ImagineError::episode(path, format!("{what} of at most {most} bytes"), got);
     let found = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?;
     // Of a pipe one would wait for an end that never comes.

@@ -1,31 +1,35 @@
 //! `world imagine`: a trained world model's latents for a folder of first frames and prompts.
 
+mod embed;
 mod error;
 mod inputs;
 mod preview;
 mod scenes;
+mod source;
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use burn::tensor::Device;
-use w2a_nn::Checkpoint;
 use w2a_report::Progress;
 use w2a_world::{
-    Imagination, LatentCache, MiniWorld, ModelId, Rig, Skill, WorldModel, image_digest, imagine_chain,
-    load_imagination, save_imagination,
+    Imagination, LatentCache, ModelId, Rig, Skill, WorldModel, image_digest, imagine_chain, load_imagination,
+    save_imagination,
 };
 
+pub use embed::{EmbedRequest, embed_prompts};
 pub use error::ImagineError;
 pub use preview::{PreviewRequest, preview};
 pub use scenes::{ScenesRequest, export_scenes};
+pub use source::{WorldSource, cosmos_settings};
 
+use crate::PipelineError;
 use crate::context::model;
-use crate::world::{AUTOENCODER, FLOW, open};
-use crate::{Config, PipelineError, saved_config};
 use inputs::{Episode, PROMPT};
+pub(crate) use source::opened;
 
 /// The result of an episode.
 const LATENTS: &str = "latents.safetensors";
@@ -58,12 +62,12 @@ impl FromStr for Shard {
 }
 
 /// What to imagine.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ImagineRequest {
     /// The folder of episodes, in the layout of the authors' release.
     pub input: PathBuf,
-    /// The folder of the run with the world model.
-    pub world: PathBuf,
+    /// The world model.
+    pub world: WorldSource,
     /// Where results go, under the paths of their episodes.
     pub out: PathBuf,
     /// A cache to share with other calls.
@@ -129,27 +133,42 @@ pub fn imagine(request: &ImagineRequest) -> Result<Imagined, PipelineError> {
         // Faults of names are known before minutes of work, and end it.
         mine.map(|episode| episode.map(Ok)).collect::<Result<_, ImagineError>>()?
     };
-    let (world, id) = trained(&request.world)?;
-    let progress = Progress::new(&[("imagine", 1.0)]);
+    let (mut world, id) = opened(&request.world)?;
+    let episodes: Vec<&Episode> = mine.iter().flatten().collect();
+    world.check_prompts(&episodes, request.rig)?;
+    let chunks = request.chunks.unwrap_or(world.world().max_chunks());
+    let clips = chunks.div_ceil(world.world().max_chunks().max(1)) as u64;
+    // How much work an episode is, counted in steps of the model.
+    let weight = |episode: &Result<Episode, ImagineError>| {
+        let prompts = episode.as_ref().map_or(1, |episode| episode.prompts.len() as u64);
+        prompts * clips * world.steps_of_clip()
+    };
+    let weights: Vec<u64> = mine.iter().map(weight).collect();
+    let (total, position) = (weights.iter().sum::<u64>(), Arc::new(AtomicU64::new(0)));
+    let progress = Arc::new(Progress::new(&[("imagine", 1.0)]));
+    let (seen, counter) = (Arc::clone(&progress), Arc::clone(&position));
+    world.on_step(move || seen.tick(counter.fetch_add(1, Ordering::Relaxed) + 1, total, "steps of the sampler"));
     progress.start("imagine");
-    let (mut done, total) = (Imagined::default(), mine.len() as u64);
-    for (index, episode) in mine.into_iter().enumerate() {
+    let (mut done, mut until) = (Imagined::default(), 0);
+    for (episode, weight) in mine.into_iter().zip(weights) {
         let name = episode.as_ref().map_or(String::new(), |episode| episode.name.clone());
-        let found = episode.map_err(PipelineError::from).and_then(|episode| one(request, &world, &id, &episode));
-        let position = index as u64 + 1;
+        let found =
+            episode.map_err(PipelineError::from).and_then(|episode| one(request, world.world(), &id, &episode, chunks));
+        until += weight;
+        position.store(until, Ordering::Relaxed);
         match found {
             Ok((chunks, is_new)) => {
                 done.chunks += chunks;
                 if is_new {
                     done.made += 1;
-                    progress.tick(position, total, &name);
+                    progress.tick(until, total, &name);
                 } else {
                     done.reused += 1;
-                    progress.credit(position, total);
+                    progress.credit(until, total);
                 }
             }
             Err(PipelineError::Imagine(error @ ImagineError::Episode { .. })) if request.skip_bad => {
-                progress.credit(position, total);
+                progress.credit(until, total);
                 done.skipped.push(error.to_string());
             }
             Err(error) => return Err(error),
@@ -162,9 +181,10 @@ pub fn imagine(request: &ImagineRequest) -> Result<Imagined, PipelineError> {
 /// Imagines one episode, or finds that it is done. Gives its number of chunks and whether they were imagined now.
 fn one(
     request: &ImagineRequest,
-    world: &MiniWorld,
+    world: &dyn WorldModel,
     id: &ModelId,
     episode: &Episode,
+    chunks: usize,
 ) -> Result<(usize, bool), PipelineError> {
     let prompts = episode.read_prompts()?;
     let first = episode.read_first_frame(world.frame_size())?;
@@ -172,7 +192,6 @@ fn one(
         None => prompts,
         Some(rig) => prompts.iter().map(|prompt| rig.prompt(prompt)).collect(),
     };
-    let chunks = request.chunks.unwrap_or(world.max_chunks());
     let source = Imagination {
         model: id.clone(),
         first_frame: image_digest(&first),
@@ -218,28 +237,6 @@ fn one(
         .map_err(|error| PipelineError::io("writing a prompt", error))?;
     model(save_imagination(&path, &source, &latents))?;
     Ok((latents.chunks(), is_new))
-}
-
-/// The world model of a run, and which one it is.
-///
-/// # Errors
-/// A folder that holds no run, or one whose world model is not trained yet.
-pub(crate) fn trained(run: &Path) -> Result<(MiniWorld, ModelId), PipelineError> {
-    let missing = |reason: String| ImagineError::World { path: run.to_owned(), reason };
-    let text = saved_config(run)?.ok_or_else(|| missing("it has no config.toml".into()))?;
-    let config: Config =
-        toml::from_str(&text).map_err(|error| missing(format!("its config.toml: {}", error.message())))?;
-    config.validate()?;
-    for (name, steps) in [(AUTOENCODER, config.world.autoencoder_train.steps), (FLOW, config.world.flow_train.steps)] {
-        let done = Checkpoint::new(run.join(name)).step()?;
-        if done < steps {
-            return Err(missing(format!("{name} is at step {done} of {steps}")).into());
-        }
-    }
-    // A pool that exists already was sized by an earlier call in this process, as in tests: its size stays.
-    let _ = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
-    let id = model(MiniWorld::identify(&config.world.model, &run.join(AUTOENCODER), &run.join(FLOW)))?;
-    Ok((open(&config, run, &Device::flex())?, id))
 }
 
 /// Makes a folder for results.

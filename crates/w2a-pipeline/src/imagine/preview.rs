@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use w2a_data::video::{Encoding, VideoWriter};
 use w2a_report::{Picture, apng, filmstrip, gif};
 use w2a_sim::CONTROL_HZ;
-use w2a_world::{WorldModel, load_latents};
+use w2a_world::load_latents;
 
 use super::error::ImagineError;
-use super::{create_folder, trained};
+use super::{WorldSource, create_folder, opened};
 use crate::PipelineError;
 use crate::context::model;
 
@@ -20,12 +20,12 @@ const MOST_SCALE: usize = 4;
 const GAP: usize = 4;
 
 /// Which latents, and where to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PreviewRequest {
     /// Files of latents.
     pub latents: Vec<PathBuf>,
-    /// The folder of the run with the world model they are of.
-    pub world: PathBuf,
+    /// The world model they are of.
+    pub world: WorldSource,
     /// The picture: a GIF, an animated PNG or an mp4 video, by the ending of its name.
     pub out: PathBuf,
     /// Most videos to show.
@@ -63,7 +63,8 @@ pub fn preview(request: &PreviewRequest) -> Result<String, PipelineError> {
     if request.out.symlink_metadata().is_ok() {
         return Err(ImagineError::Occupied { path: request.out.clone(), reason: "is not overwritten" }.into());
     }
-    let (world, _) = trained(&request.world)?;
+    let (opened, _) = opened(&request.world)?;
+    let world = opened.world();
     let (mut videos, mut all) = (Vec::new(), 0);
     for path in &request.latents {
         let found = model(load_latents(path))?;

@@ -129,12 +129,14 @@ fn world_is_a_stage_and_has_commands_of_its_own() {
     let stage = run(&["world", "--out", "x", "--world.flow_train.steps=9"]);
     assert!(stage.until == Stage::World && stage.out == Path::new("x") && stage.layers.overrides.len() == 1);
     let imagine = ["world", "imagine", "in", "--world", "run", "--out", "o", "--shard", "1/3", "--views", "libero"];
-    let Action::World(WorldAction::Imagine(request)) = parse(os(&imagine)).unwrap() else { panic!("no imagination") };
-    assert_eq!((request.shard.index, request.shard.count, request.seed, request.chunks), (1, 3, 0, None));
-    assert!(request.rig.is_some() && !request.skip_bad && request.cache.is_none());
+    let Action::World(WorldAction::Imagine(args, world)) = parse(os(&imagine)).unwrap() else {
+        panic!("no imagination")
+    };
+    assert_eq!((args.shard.index, args.shard.count, args.seed, args.chunks), (1, 3, 0, None));
+    assert!(args.views.is_some() && !args.skip_bad && args.cache.is_none());
+    assert_eq!(world, WorldChoice::Run("run".into()));
     for words in [
         &["world", "--resume", "imagine", "in", "--world", "run", "--out", "o"][..],
-        &["world", "imagine", "in", "--out", "o"],
         &["world", "imagine", "in", "--world", "run", "--out", "o", "--shard", "3/3"],
         &["world", "imagine", "in", "--world", "run", "--out", "o", "--shard", "-1/3"],
         &["world", "imagine", "in", "--world", "run", "--out", "o", "--views", "spot"],
@@ -143,8 +145,30 @@ fn world_is_a_stage_and_has_commands_of_its_own() {
     ] {
         assert!(matches!(parse(os(words)), Err(ArgsError::Clap(_))), "{words:?}");
     }
-    let setting = [&imagine[..], &["--a.b=1"]].concat();
-    assert!(matches!(parse(os(&setting)), Err(ArgsError::NoSettings { command: "world imagine", .. })));
+    let setting = ["world", "scenes", "object/0/eval/full/000000", "--out", "o", "--a.b=1"];
+    assert!(matches!(parse(os(&setting)), Err(ArgsError::NoSettings { command: "world scenes", .. })));
+}
+
+#[test]
+fn a_world_model_is_that_of_a_run_or_a_checkpoint_and_never_both() {
+    let asked = |more: &[&str]| parse(os(&[&["world", "imagine", "in", "--out", "o"], more].concat()));
+    let words = ["--world.kind=cosmos", "--world.path=a", "--world.path=b", "--world.sampler.steps=5"];
+    let Action::World(WorldAction::Imagine(_, WorldChoice::Cosmos { path, overrides })) = asked(&words).unwrap() else {
+        panic!("no checkpoint")
+    };
+    assert_eq!((path.as_path(), overrides.len()), (Path::new("b"), 1));
+    for (words, message) in [
+        (&[][..], "neither is given"),
+        (&["--world.path=a"], "neither is given"),
+        (&["--world.kind=cosmos"], "world.path is missing"),
+        (&["--world.kind=mini", "--world.path=a"], "world.kind is \"mini\""),
+        (&["--world", "run", "--world.kind=cosmos"], "--world RUN takes no settings"),
+    ] {
+        let error = asked(words).unwrap_err().to_string();
+        assert!(error.contains(message) && error.contains("--world.kind=cosmos"), "{error}");
+    }
+    let embed = ["world", "embed-prompts", "in", "--world.kind=cosmos", "--world.path=a"];
+    assert!(matches!(parse(os(&embed)), Ok(Action::World(WorldAction::EmbedPrompts(..)))));
 }
 
 proptest! {

@@ -1,0 +1,98 @@
+//! Layers that the vision tower, the language model and the action head share.
+
+use burn::module::{Module, Param};
+use burn::tensor::module::{attention, layer_norm};
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Device, Tensor};
+use w2a_nn::NnError;
+
+use super::source::Weights;
+
+/// Added to the scores of what may not be attended to. Finite, so that a row with nothing to attend to has no NaN.
+pub(super) const MASKED: f32 = -1e30;
+
+/// Gets layer outputs by name and number, for comparing them with reference numbers.
+pub type Tap<'a> = &'a mut dyn FnMut(&'static str, usize, &Tensor<3>);
+
+/// `torch.nn.LayerNorm` with an epsilon of its own.
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// `[width]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[width]`.
+    pub bias: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl Norm {
+    pub(super) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, NnError> {
+        let weight = weights.param(&format!("{name}.weight"), [width])?;
+        Ok(Self { weight, bias: weights.param(&format!("{name}.bias"), [width])?, eps })
+    }
+
+    /// `[.., width]` → the same shape.
+    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        layer_norm(x, self.weight.val(), Some(self.bias.val()), self.eps)
+    }
+}
+
+/// Root-mean-square normalisation over the last axis, as Qwen3's.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[width]`.
+    pub weight: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl RmsNorm {
+    pub(super) fn load(weights: &Weights, name: &str, width: usize, eps: f64) -> Result<Self, NnError> {
+        Ok(Self { weight: weights.param(&format!("{name}.weight"), [width])?, eps })
+    }
+
+    /// `[.., width]` → the same shape.
+    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let mean = x.clone().square().mean_dim(D - 1);
+        x / (mean + self.eps).sqrt() * self.weight.val().unsqueeze()
+    }
+}
+
+/// `y = x W^T` without bias.
+#[derive(Module, Debug)]
+pub struct Projection {
+    /// `[output, input]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Projection {
+    pub(super) fn load(weights: &Weights, name: &str, input: usize, output: usize) -> Result<Self, NnError> {
+        Ok(Self { weight: weights.param(&format!("{name}.weight"), [output, input])? })
+    }
+
+    /// `[batch, tokens, input]` → `[batch, tokens, output]`.
+    pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, tokens, input] = x.dims();
+        let [output, _] = self.weight.dims();
+        x.reshape([batch * tokens, input]).matmul(self.weight.val().transpose()).reshape([batch, tokens, output])
+    }
+}
+
+/// `[batch, tokens, heads * width]` → `[batch, heads, tokens, width]`.
+pub(super) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
+    let [batch, tokens, all] = x.dims();
+    x.reshape([batch, tokens, heads, all / heads]).swap_dims(1, 2)
+}
+
+/// Attention of `query` `[batch, heads, queries, width]` to `key` and `value` `[batch, heads, keys, width]` (or fewer
+/// heads, each for a run of query heads), with `bias` added to the scores: `[batch, queries, heads * width]`.
+pub(super) fn attend(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<3> {
+    let [batch, heads, queries, width] = query.dims();
+    let mixed = attention(query, key, value, None, bias, AttentionModuleOptions::default());
+    mixed.swap_dims(1, 2).reshape([batch, queries, heads * width])
+}
+
+/// Scores to add for keys that may (true) or may not be attended to: `[batch, 1, 1, keys]`.
+pub(super) fn key_bias(may: &[bool], batch: usize, device: &Device) -> Tensor<4> {
+    let keys = may.len() / batch.max(1);
+    let data = may.iter().map(|may| if *may { 0.0 } else { MASKED }).collect();
+    w2a_nn::tensor(data, [batch, 1, 1, keys], device)
+}

@@ -1,0 +1,178 @@
+//! Where the weights of a model come from: a state dict in memory, or the files of a checkpoint, read tensor by tensor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use burn::module::Param;
+use burn::tensor::{Device, Tensor};
+use rand_chacha::ChaCha8Rng;
+use w2a_nn::{Array, Linear, NnError, StateDict, WeightsFile, normal, tensor};
+
+/// Weights by name. Remembers which were asked for, so that what nobody knows can be reported.
+#[derive(Debug)]
+pub struct Weights {
+    memory: StateDict,
+    files: Vec<WeightsFile>,
+    /// Number of the file of each tensor.
+    place: BTreeMap<String, usize>,
+    device: Device,
+    used: Mutex<BTreeSet<String>>,
+    /// Makes up whatever is asked for, and keeps it.
+    invented: Option<Mutex<(ChaCha8Rng, StateDict)>>,
+}
+
+impl Weights {
+    /// Weights in memory, for networks on `device`.
+    pub fn of_state(state: StateDict, device: &Device) -> Self {
+        let (files, place) = (Vec::new(), BTreeMap::new());
+        Self { memory: state, files, place, device: device.clone(), used: Mutex::default(), invented: None }
+    }
+
+    /// Weights that are drawn from `rng` when they are asked for: small normal values, around 1 for the scales of norms. So
+    /// the names and shapes of a checkpoint are written down once, in the code that loads it.
+    pub(super) fn invented(rng: ChaCha8Rng, device: &Device) -> Self {
+        let mut this = Self::of_state(StateDict::new(), device);
+        this.invented = Some(Mutex::new((rng, StateDict::new())));
+        this
+    }
+
+    /// What was made up.
+    pub(super) fn into_invented(self) -> StateDict {
+        let invented = self.invented.map(|cell| cell.into_inner().unwrap_or_else(PoisonError::into_inner));
+        invented.map(|(_, state)| state).unwrap_or_default()
+    }
+
+    fn invent(&self, name: &str, shape: &[usize]) -> Option<Array> {
+        let mut guard = self.invented.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let (rng, state) = &mut *guard;
+        let array = state.entry(name.to_owned()).or_insert_with(|| {
+            let scale =
+                name.ends_with(".weight") && (name.contains("norm") && shape.len() == 1 || name.contains("mlp1.0"));
+            let scale = scale || name.ends_with("vlln.weight");
+            let (mean, deviation) = if scale { (1.0, 0.1) } else { (0.0, 0.15) };
+            let values = normal(rng, shape.iter().product()).into_iter().map(|value| mean + deviation * value);
+            Array { shape: shape.to_vec(), data: values.collect() }
+        });
+        Some(array.clone())
+    }
+
+    /// Weights in the shards of a checkpoint; nothing is read yet.
+    ///
+    /// # Errors
+    /// A tensor that is in two files.
+    pub fn of_files(files: Vec<WeightsFile>, device: &Device) -> Result<Self, NnError> {
+        let mut place = BTreeMap::new();
+        for (number, file) in files.iter().enumerate() {
+            for (name, _) in file.tensors() {
+                if place.insert(name.to_owned(), number).is_some() {
+                    return Err(NnError::Input {
+                        what: "shards of the checkpoint".into(),
+                        expected: "every tensor once; download the checkpoint again".into(),
+                        got: format!("{name:?} twice"),
+                    });
+                }
+            }
+        }
+        let mut this = Self::of_state(StateDict::new(), device);
+        (this.files, this.place) = (files, place);
+        Ok(this)
+    }
+
+    /// The shape of a tensor, if it is there.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        if let Some(array) = self.memory.get(name) {
+            return Some(array.shape.clone());
+        }
+        let file = &self.files[*self.place.get(name)?];
+        file.info(name).map(|info| info.shape.clone())
+    }
+
+    /// Names that nobody has asked for.
+    pub fn unused(&self) -> Vec<String> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        self.memory.keys().chain(self.place.keys()).filter(|name| !used.contains(*name)).cloned().collect()
+    }
+
+    /// The device of the networks.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Reads `count` rows (along the first dimension) of a tensor of shape `shape`, from row `from` on.
+    ///
+    /// # Errors
+    /// A tensor that is missing, of another shape, or not finite; rows beyond its end; a file that cannot be read.
+    pub fn rows(&self, name: &str, shape: &[usize], from: usize, count: usize) -> Result<Array, NnError> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        if let Some(array) = self.invent(name, shape) {
+            return rows_of(&array, from, count);
+        }
+        let found = self.shape(name);
+        let found = found.ok_or_else(|| NnError::MissingTensor { name: name.into(), shape: shape.to_vec() })?;
+        if found != shape {
+            return Err(NnError::Shape { name: name.into(), got: found, expected: shape.to_vec() });
+        }
+        let array = match self.memory.get(name) {
+            Some(array) => rows_of(array, from, count)?,
+            None => self.files[self.place[name]].read_rows(name, from, count)?,
+        };
+        match array.data.iter().find(|value| !value.is_finite()) {
+            None => Ok(array),
+            Some(bad) => Err(NnError::Input {
+                what: format!("weights {name:?}"),
+                expected: "finite values; download the checkpoint again".into(),
+                got: bad.to_string(),
+            }),
+        }
+    }
+
+    /// A parameter of shape `shape`; it gets gradients where the device records them.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`].
+    pub fn param<const D: usize>(&self, name: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>, NnError> {
+        let count = shape.first().copied().unwrap_or(1);
+        self.param_rows(name, shape, 0, count)
+    }
+
+    /// Rows of a tensor of shape `shape` as a parameter.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`].
+    pub fn param_rows<const D: usize>(
+        &self,
+        name: &str,
+        mut shape: [usize; D],
+        from: usize,
+        count: usize,
+    ) -> Result<Param<Tensor<D>>, NnError> {
+        let data = self.rows(name, &shape, from, count)?.data;
+        shape.first_mut().into_iter().for_each(|rows| *rows = count);
+        Ok(Param::from_tensor(tensor(data, shape, &self.device).set_require_grad(self.device.is_autodiff())))
+    }
+
+    /// A linear layer with weight `[output, input]` and bias.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`].
+    pub fn linear(&self, name: &str, input: usize, output: usize) -> Result<Linear, NnError> {
+        let weight = self.param(&format!("{name}.weight"), [output, input])?;
+        Ok(Linear { weight, bias: self.param(&format!("{name}.bias"), [output])? })
+    }
+}
+
+/// `count` rows of an array from row `from` on.
+fn rows_of(array: &Array, from: usize, count: usize) -> Result<Array, NnError> {
+    let all = array.shape.first().copied().unwrap_or(1);
+    if from.checked_add(count).is_none_or(|end| end > all) {
+        return Err(super::wrong(
+            "rows of a tensor",
+            format!("a range within {all}"),
+            format!("{count} from {from} on"),
+        ));
+    }
+    let each = array.data.len() / all.max(1);
+    let mut shape = array.shape.clone();
+    shape.first_mut().into_iter().for_each(|rows| *rows = count);
+    Ok(Array { shape, data: array.data[from * each..(from + count) * each].to_vec() })
+}

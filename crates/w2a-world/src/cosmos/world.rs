@@ -1,0 +1,510 @@
+//! Cosmos-Predict2 behind [`WorldModel`].
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use burn::tensor::{Device, Tensor};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use w2a_nn::NnError;
+
+use super::dit::{Dit, DitOptions};
+use super::folder::CosmosFolder;
+use super::names::{self, Weighting};
+use super::prompts::{PromptStore, shortened};
+use super::rope::RopeRatios;
+use super::sampler::{Conditions, SamplerConfig, noise, sample};
+use super::source::Tensors;
+use super::vae::{Vae, VaeConfig, WAN_BLOCKS};
+use crate::{GridVideo, LatentShape, Latents, ModelId, WorldModel};
+
+/// Pixels of a token's side: 8 of the autoencoder, 2 latents of a patch.
+const TOKEN: usize = 16;
+
+/// Settings of Cosmos-Predict2; the defaults are the released model's at 16 frames a second, with pictures as in the paper.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CosmosConfig {
+    /// File of the DiT, where the folder has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// Which of its two sets of weights.
+    pub weights: Weighting,
+    /// Rows and columns of a picture.
+    pub frame: [usize; 2],
+    /// Latent frames of a clip, the first one included: 24 at 16 frames a second, 16 at 10.
+    pub latent_frames: usize,
+    /// What the model is to keep away from; without a text, its prediction for no prompt at all.
+    pub negative_prompt: String,
+    /// Seed of the noise of every clip, as in the authors' release, which has 0; without one, each clip has noise of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_seed: Option<u32>,
+    /// Folder of embedded prompts; `prompts` beside the weights without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<PathBuf>,
+    /// How positions are stretched, where the size of the model does not say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rope: Option<RopeRatios>,
+    /// The sampler.
+    pub sampler: SamplerConfig,
+}
+
+impl Default for CosmosConfig {
+    fn default() -> Self {
+        Self {
+            checkpoint: None,
+            weights: Weighting::default(),
+            frame: [480, 832],
+            latent_frames: 24,
+            rope: None,
+            negative_prompt: String::new(),
+            noise_seed: None,
+            prompts: None,
+            sampler: SamplerConfig::default(),
+        }
+    }
+}
+
+impl CosmosConfig {
+    /// The settings file of a folder, or the defaults.
+    ///
+    /// # Errors
+    /// A folder or a file that cannot be used.
+    pub fn of_folder(dir: &Path) -> Result<Self, NnError> {
+        let Some(path) = CosmosFolder::open(dir)?.settings() else { return Ok(Self::default()) };
+        let text = fs_err::read(&path).map_err(|source| NnError::Io { action: "reading settings", source })?;
+        serde_json::from_slice(&text).map_err(|error| NnError::Input {
+            what: format!("settings {}", path.display()),
+            expected: "settings of Cosmos-Predict2 as JSON".into(),
+            got: error.to_string(),
+        })
+    }
+
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// The first setting that is out of range.
+    pub fn validate(&self) -> Result<(), NnError> {
+        let wrong = |what: &str, expected: String, got: String| {
+            Err(NnError::Input { what: format!("setting {what} of Cosmos-Predict2"), expected, got })
+        };
+        if self.frame.iter().any(|side| !(TOKEN..=8192).contains(side) || !side.is_multiple_of(TOKEN)) {
+            let expected = format!("rows and columns that are multiples of {TOKEN}, at most 8192");
+            return wrong("frame", expected, format!("{:?}", self.frame));
+        }
+        if !(2..=1024).contains(&self.latent_frames) {
+            return wrong("latent_frames", "2 to 1024".into(), self.latent_frames.to_string());
+        }
+        self.sampler.validate()
+    }
+}
+
+/// The model of a folder. Networks are read when they are first needed: encoding and decoding never read the DiT.
+pub struct Cosmos {
+    folder: CosmosFolder,
+    config: CosmosConfig,
+    prompts: PromptStore,
+    dit: OnceLock<Dit>,
+    vae: OnceLock<Vae>,
+    device: Device,
+    /// Called after every evaluation of the sampler.
+    watch: Box<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Cosmos {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cosmos").field("folder", &self.folder).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Cosmos {
+    /// The model in `dir`; finds its files and reads none of its weights.
+    ///
+    /// # Errors
+    /// Settings out of range, or a folder without a DiT or an autoencoder.
+    pub fn open(dir: &Path, config: CosmosConfig, device: &Device) -> Result<Self, NnError> {
+        config.validate()?;
+        let folder = CosmosFolder::open(dir)?;
+        folder.dit(config.checkpoint.as_deref())?;
+        folder.vae()?;
+        let prompts = PromptStore::new(config.prompts.clone().unwrap_or_else(|| folder.prompts()));
+        let (dit, vae, device) = (OnceLock::new(), OnceLock::new(), device.clone());
+        Ok(Self { folder, config, prompts, dit, vae, device, watch: Box::new(|| {}) })
+    }
+
+    /// Calls `each` after every evaluation of the sampler, of which a clip has [`Self::evaluations`].
+    pub fn on_evaluation(&mut self, each: impl Fn() + Send + Sync + 'static) {
+        self.watch = Box::new(each);
+    }
+
+    /// Evaluations of the sampler for a clip.
+    pub fn evaluations(&self) -> usize {
+        self.config.sampler.steps + 1
+    }
+
+    /// Those of the prompts, the negative one included, that are not embedded yet.
+    ///
+    /// # Errors
+    /// A file of an embedded prompt that is damaged.
+    pub fn missing<'a>(&'a self, prompts: impl Iterator<Item = &'a str>) -> Result<Vec<&'a str>, NnError> {
+        let mut missing = Vec::new();
+        for prompt in std::iter::once(self.config.negative_prompt.as_str()).chain(prompts) {
+            if !prompt.is_empty() && self.prompts.get(prompt)?.is_none() {
+                missing.push(prompt);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Name and digest of the model: of its weights and settings. Reads the weights once from beginning to end.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn identify(&self) -> Result<ModelId, NnError> {
+        let dit = Tensors::files(&self.folder.dit(self.config.checkpoint.as_deref())?)?;
+        let vae = Tensors::files(&self.folder.vae()?)?;
+        let files: Vec<PathBuf> = dit.into_iter().chain(vae).collect();
+        // Where the prompts lie makes no difference.
+        ModelId::of_files("cosmos", &CosmosConfig { prompts: None, ..self.config.clone() }, &files)
+    }
+
+    /// Its folder of embedded prompts.
+    pub fn prompts(&self) -> &PromptStore {
+        &self.prompts
+    }
+
+    fn dit(&self) -> Result<&Dit, NnError> {
+        if let Some(dit) = self.dit.get() {
+            return Ok(dit);
+        }
+        let path = self.folder.dit(self.config.checkpoint.as_deref())?;
+        let weighting = self.config.weights;
+        let what = "a DiT of Cosmos-Predict2 Video2World, by the names of its authors or of diffusers";
+        let tensors = Tensors::open(&path, what, |name, has| names::dit(name, weighting, has("net.")))?;
+        let options = DitOptions::released(&tensors, self.config.rope)?;
+        let dit = Dit::load(&tensors, options, &self.device, |_, _| {})?;
+        let expected = self.latent_shape().channels;
+        if dit.config().channels != expected {
+            return Err(NnError::Input {
+                what: format!("channels of the DiT in {}", path.display()),
+                expected: format!("{expected}, those of the autoencoder's latents"),
+                got: dit.config().channels.to_string(),
+            });
+        }
+        Ok(self.dit.get_or_init(|| dit))
+    }
+
+    fn vae(&self) -> Result<&Vae, NnError> {
+        if let Some(vae) = self.vae.get() {
+            return Ok(vae);
+        }
+        let what = "the video autoencoder of Wan 2.1, by the names of its authors or of diffusers";
+        let tensors = Tensors::open(&self.folder.vae()?, what, |name, _| names::vae(name, WAN_BLOCKS))?;
+        let vae = Vae::load(&tensors, VaeConfig::wan(&tensors)?, &self.device)?;
+        Ok(self.vae.get_or_init(|| vae))
+    }
+
+    /// An embedded prompt, `[1, 512, width]`; zeros for no prompt.
+    fn prompt(&self, prompt: &str, width: usize) -> Result<Tensor<3>, NnError> {
+        if prompt.is_empty() {
+            return Ok(Tensor::zeros([1, super::prompts::MOST_WORDS, width], &self.device));
+        }
+        let wrong = |expected: String, got: String| NnError::Input {
+            what: format!("embedded prompt {:?} in {}", shortened(prompt), self.prompts.dir().display()),
+            expected,
+            got,
+        };
+        match self.prompts.get(prompt)? {
+            Some((embedding, _)) if embedding.width == width => Ok(embedding.padded(&self.device)),
+            Some((embedding, _)) => {
+                Err(wrong(format!("words of width {width}, as the DiT wants them"), embedding.width.to_string()))
+            }
+            None => {
+                Err(wrong("one that `world2act world embed-prompts` has embedded".into(), "none; run it first".into()))
+            }
+        }
+    }
+
+    /// The frames of a video as the autoencoder wants them, `[3, n, rows, columns]` in `[-1, 1]`.
+    fn pixels(video: &GridVideo, range: Range<usize>) -> Vec<f32> {
+        let frames: Vec<&[u8]> = range.map(|index| video.frame(index)).collect();
+        let colour = |colour: usize| frames.iter().flat_map(move |frame| frame.iter().skip(colour).step_by(3));
+        (0..3).flat_map(colour).map(|value| f32::from(*value) / 127.5 - 1.0).collect()
+    }
+
+    fn check(&self, video: &GridVideo, frames: impl Fn(usize) -> bool, expected: &str) -> Result<(), NnError> {
+        let [height, width] = self.config.frame;
+        if (video.height, video.width) == (height, width) && frames(video.frames()) {
+            return Ok(());
+        }
+        Err(NnError::Input {
+            what: "video of the world model".into(),
+            expected: format!("{height}x{width} and {expected}; --world.frame=[rows,columns] sets another size"),
+            got: format!("{}x{} and {} frames", video.height, video.width, video.frames()),
+        })
+    }
+
+    /// Latents of the first `count` frames of a video, frame by frame: `[frames, channels, rows, columns]`.
+    fn encode_frames(&self, video: &GridVideo, count: usize) -> Result<Latents, NnError> {
+        let data = self.vae()?.encode(count, self.config.frame, |range| Self::pixels(video, range))?;
+        let shape = self.latent_shape();
+        Ok(Latents { shape, data: turned(&data, shape.channels, shape.height * shape.width) })
+    }
+}
+
+/// `[outer, inner, len]` → `[inner, outer, len]`.
+fn turned(data: &[f32], outer: usize, len: usize) -> Vec<f32> {
+    let inner = data.len() / (outer * len).max(1);
+    let mut out = Vec::with_capacity(data.len());
+    for index in 0..inner {
+        for block in data.chunks_exact((inner * len).max(1)) {
+            out.extend(block.iter().skip(index * len).take(len));
+        }
+    }
+    out
+}
+
+impl WorldModel for Cosmos {
+    fn chunk_len(&self) -> usize {
+        4
+    }
+
+    fn max_chunks(&self) -> usize {
+        self.config.latent_frames - 1
+    }
+
+    fn latent_shape(&self) -> LatentShape {
+        let [height, width] = self.config.frame;
+        LatentShape { channels: 16, height: height / 8, width: width / 8 }
+    }
+
+    fn frame_size(&self) -> (usize, usize) {
+        let [height, width] = self.config.frame;
+        (height, width)
+    }
+
+    fn encode(&self, videos: &[GridVideo]) -> Result<Vec<Latents>, NnError> {
+        let fits = |count: usize| count > 0 && (count - 1).is_multiple_of(self.chunk_len());
+        let encode = |video: &GridVideo| {
+            self.check(video, fits, &format!("1 + a multiple of {} frames", self.chunk_len()))?;
+            self.encode_frames(video, video.frames())
+        };
+        videos.iter().map(encode).collect()
+    }
+
+    /// Each clip's noise is that of NumPy's `RandomState`, of the seed in the settings or of one drawn from `rng`.
+    fn imagine(
+        &self,
+        first: &[GridVideo],
+        instructions: &[&str],
+        chunks: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<Latents>, NnError> {
+        if first.len() != instructions.len() || chunks == 0 || chunks > self.max_chunks() {
+            return Err(NnError::Input {
+                what: "request to imagine".into(),
+                expected: format!("one instruction per first frame and 1 to {} chunks", self.max_chunks()),
+                got: format!("{} first frames, {} instructions, {chunks} chunks", first.len(), instructions.len()),
+            });
+        }
+        let LatentShape { channels, height, width } = self.latent_shape();
+        let len = height * width;
+        let mut out = Vec::with_capacity(first.len());
+        for (video, prompt) in first.iter().zip(instructions) {
+            self.check(video, |count| count > 0, "at least one frame")?;
+            let dit = self.dit()?;
+            let shape = [channels, 1 + chunks, height, width];
+            let (prompt, negative) = (
+                self.prompt(prompt, dit.config().context)?,
+                self.prompt(&self.config.negative_prompt, dit.config().context)?,
+            );
+            let begin = self.encode_frames(video, 1)?;
+            let mut known = begin.data.clone();
+            known.resize(channels * (1 + chunks) * len, 0.0);
+            let known = turned(&known, 1 + chunks, len);
+            let conditions = Conditions { shape, known: &known, frames_known: 1, prompt, negative };
+            let seed = self.config.noise_seed.unwrap_or_else(|| rng.random());
+            let noise = noise(seed, shape);
+            let data = sample(dit, &self.config.sampler, &conditions, &noise, &self.device, |_| (self.watch)())?;
+            out.push(Latents { shape: begin.shape, data: turned(&data, channels, len) });
+        }
+        Ok(out)
+    }
+
+    fn decode(&self, latents: &[Latents]) -> Result<Vec<GridVideo>, NnError> {
+        let shape = self.latent_shape();
+        let [height, width] = self.config.frame;
+        let decode = |latents: &Latents| {
+            let count = latents.data.len() / shape.len();
+            if latents.shape != shape || count == 0 || count * shape.len() != latents.data.len() {
+                return Err(NnError::Input {
+                    what: "latents to decode".into(),
+                    expected: format!("one or more of {shape:?}"),
+                    got: format!("{} values of {:?}", latents.data.len(), latents.shape),
+                });
+            }
+            let channels_first = turned(&latents.data, count, shape.height * shape.width);
+            let mut rgb = Vec::with_capacity((1 + self.chunk_len() * (count - 1)) * height * width * 3);
+            self.vae()?.decode(&channels_first, [count, shape.height, shape.width], |frames| {
+                let pixel = |value: &f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
+                // Colours last.
+                let colours: Vec<&[f32]> = frames.chunks_exact((frames.len() / 3).max(1)).collect();
+                if let [red, green, blue] = colours[..] {
+                    let values = red.iter().zip(green).zip(blue);
+                    rgb.extend(values.flat_map(|((red, green), blue)| [pixel(red), pixel(green), pixel(blue)]));
+                }
+                Ok(())
+            })?;
+            Ok(GridVideo { height, width, rgb })
+        };
+        latents.iter().map(decode).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::{Cosmos, CosmosConfig, turned};
+    use crate::cosmos::tiny;
+    use crate::{GridVideo, Skill, WorldModel, imagine_chain};
+
+    fn frame(value: u8) -> GridVideo {
+        let rgb = (0..32 * 48 * 3).map(|at| (at as u8).wrapping_mul(7).wrapping_add(value)).collect();
+        GridVideo { height: 32, width: 48, rgb }
+    }
+
+    /// A tiny model with two embedded prompts.
+    fn world(change: impl FnOnce(&mut CosmosConfig)) -> (tempfile::TempDir, Cosmos) {
+        let folder = tempfile::tempdir().unwrap();
+        tiny::write(folder.path(), 3).unwrap();
+        let mut config = CosmosConfig::of_folder(folder.path()).unwrap();
+        change(&mut config);
+        let world = Cosmos::open(folder.path(), config, &Device::flex()).unwrap();
+        for prompt in ["lift", "place"] {
+            world.prompts().put(prompt, "test", &tiny::embedding(prompt)).unwrap();
+        }
+        (folder, world)
+    }
+
+    #[test]
+    fn axes_are_turned() {
+        assert_eq!(
+            turned(&[1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12.], 2, 2),
+            [1., 2., 7., 8., 3., 4., 9., 10., 5., 6., 11., 12.]
+        );
+    }
+
+    #[test]
+    fn the_tiny_model_encodes_imagines_and_decodes() {
+        let (_folder, world) = world(|_| {});
+        let video =
+            GridVideo { rgb: [frame(0), frame(1), frame(2), frame(3), frame(4)].map(|f| f.rgb).concat(), ..frame(0) };
+        let encoded = world.encode(std::slice::from_ref(&video)).unwrap().remove(0);
+        assert_eq!((encoded.chunks(), encoded.shape), (1, world.latent_shape()));
+        let imagine = |prompt, seed| {
+            world.imagine(&[frame(0)], &[prompt], 3, &mut w2a_data::stream(seed, "t")).unwrap().remove(0)
+        };
+        let one = imagine("lift", 0);
+        assert_eq!(one.chunks(), 3);
+        // The first latent is the first frame's, to the bit, alone or before others.
+        assert_eq!(one.latent(0), encoded.latent(0));
+        assert_eq!(one, imagine("lift", 0));
+        assert_ne!(one.data, imagine("lift", 1).data, "noise");
+        assert_ne!(one.data, imagine("place", 0).data, "prompt");
+        let decoded = world.decode(std::slice::from_ref(&one)).unwrap().remove(0);
+        assert_eq!((decoded.frames(), decoded.height), (13, 32));
+        assert_eq!(world.last_frame(&one).unwrap().rgb, decoded.frame(12));
+        let skills = [Skill { prompt: "lift", chunks: 4 }, Skill { prompt: "place", chunks: 1 }];
+        let chain = imagine_chain(&world, &frame(0), &skills, &mut w2a_data::stream(0, "t")).unwrap();
+        assert_eq!(chain.chunks(), 5);
+    }
+
+    #[test]
+    fn the_authors_seed_gives_every_clip_the_same_noise() {
+        let (_folder, world) = world(|config| config.noise_seed = Some(0));
+        let imagine = |seed| world.imagine(&[frame(0)], &["lift"], 1, &mut w2a_data::stream(seed, "t")).unwrap();
+        assert_eq!(imagine(0), imagine(1));
+    }
+
+    #[test]
+    fn requests_that_do_not_fit_are_named() {
+        let (folder, world) = world(|_| {});
+        let mut rng = w2a_data::stream(0, "t");
+        let mut imagine = |first: GridVideo, prompt: &str, chunks| {
+            world.imagine(&[first], &[prompt], chunks, &mut rng).unwrap_err().to_string()
+        };
+        let small = GridVideo { height: 16, width: 48, rgb: vec![0; 16 * 48 * 3] };
+        assert!(imagine(small.clone(), "lift", 1).contains("expected 32x48"));
+        assert!(imagine(frame(0), "lift", 4).contains("1 to 3 chunks"));
+        assert!(imagine(frame(0), "drop", 1).contains("world embed-prompts"));
+        assert!(world.encode(&[small]).unwrap_err().to_string().contains("--world.frame"));
+        let even = GridVideo { rgb: [frame(0).rgb, frame(1).rgb].concat(), ..frame(0) };
+        assert!(world.encode(&[even]).unwrap_err().to_string().contains("multiple of 4 frames"));
+        let mut latents = world.encode(&[frame(0)]).unwrap();
+        latents[0].data.pop();
+        assert!(world.decode(&latents).unwrap_err().to_string().contains("latents to decode"));
+        for (change, words) in [
+            (CosmosConfig { frame: [33, 48], ..CosmosConfig::default() }, "frame"),
+            (CosmosConfig { latent_frames: 1, ..CosmosConfig::default() }, "latent_frames"),
+            (CosmosConfig { checkpoint: Some("x.pt".into()), ..CosmosConfig::default() }, "x.pt"),
+        ] {
+            let error = Cosmos::open(folder.path(), change, &Device::flex()).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_of_another_model_or_size_and_a_cut_one_are_named() {
+        let fails = |change: &dyn Fn(&std::path::Path)| {
+            let (folder, world) = world(|_| {});
+            change(folder.path());
+            world.imagine(&[frame(0)], &["lift"], 1, &mut w2a_data::stream(0, "t")).unwrap_err().to_string()
+        };
+        let dit = |dir: &std::path::Path| dir.join("model-tiny.safetensors");
+        let swapped = fails(&|dir| std::fs::copy(dir.join("tokenizer/tokenizer.pth"), dit(dir)).map(|_| ()).unwrap());
+        assert!(swapped.contains("a DiT of Cosmos-Predict2") && swapped.contains("another model"), "{swapped}");
+        let cut = fails(&|dir| {
+            let bytes = std::fs::read(dit(dir)).unwrap();
+            std::fs::write(dit(dir), &bytes[..bytes.len() / 2]).unwrap();
+        });
+        assert!(cut.contains("model-tiny.safetensors"), "{cut}");
+        let changed = fails(&|dir| {
+            let mut state = w2a_nn::read_state(&dit(dir)).unwrap();
+            state.remove("net.blocks.1.mlp.layer2.weight");
+            w2a_nn::write_state(&state, &dit(dir)).unwrap();
+        });
+        assert!(changed.contains("blocks.1.mlp.layer2.weight"), "{changed}");
+        let of_two_sizes = fails(&|dir| {
+            let mut state = w2a_nn::read_state(&dit(dir)).unwrap();
+            let norm = state.get_mut("net.blocks.1.self_attn.q_norm.weight").unwrap();
+            norm.data.pop();
+            norm.shape = vec![norm.data.len()];
+            w2a_nn::write_state(&state, &dit(dir)).unwrap();
+        });
+        assert!(of_two_sizes.contains("another size"), "{of_two_sizes}");
+    }
+
+    #[test]
+    fn a_model_of_no_released_size_needs_its_ratios() {
+        let (_folder, world) = world(|config| config.rope = None);
+        let error = world.imagine(&[frame(0)], &["lift"], 1, &mut w2a_data::stream(0, "t")).unwrap_err().to_string();
+        assert!(error.contains("2048 (2B)") && error.contains("setting rope"), "{error}");
+    }
+
+    #[test]
+    fn the_identity_follows_weights_and_settings_and_not_the_place_of_prompts() {
+        let (folder, world) = world(|_| {});
+        let id = world.identify().unwrap();
+        let other = |change: &dyn Fn(&mut CosmosConfig)| {
+            let mut config = CosmosConfig::of_folder(folder.path()).unwrap();
+            change(&mut config);
+            Cosmos::open(folder.path(), config, &Device::flex()).unwrap().identify().unwrap()
+        };
+        assert_eq!(other(&|config| config.prompts = Some("elsewhere".into())), id);
+        assert_ne!(other(&|config| config.sampler.guidance = 3.0), id);
+        tiny::write(folder.path(), 4).unwrap();
+        assert_ne!(other(&|_| {}), id);
+    }
+}
