@@ -118,7 +118,7 @@ impl RemotePolicy {
             ("video", layout.cameras.iter().map(|camera| camera.name.as_str()).collect()),
             ("state", layout.state.iter().map(|part| part.name.as_str()).collect()),
             ("action", layout.action.iter().map(|part| part.name.as_str()).collect()),
-            ("language", vec![layout.language]),
+            ("language", vec![layout.language.as_str()]),
         ];
         for (group, names) in expected {
             let theirs: Vec<&str> = part(group, "modality_keys")?.iter().filter_map(Value::as_text).collect();
@@ -162,7 +162,7 @@ impl RemotePolicy {
             state.push((part.name.as_str(), Value::Array(array)));
         }
         let words = instructions.iter().map(|words| Value::List(vec![Value::text(words)])).collect();
-        let language = Value::map([(self.layout.language, Value::List(words))]);
+        let language = Value::map([(self.layout.language.as_str(), Value::List(words))]);
         let observation =
             Value::map([("video", Value::map(video)), ("state", Value::map(state)), ("language", language)]);
         let data = Value::map([("observation", observation), ("options", Value::Nil)]);
