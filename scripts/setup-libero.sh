@@ -25,7 +25,11 @@ fi
 
 "$python" -m venv "$folder"
 folder=$(cd "$folder" && pwd)
-"$folder/bin/pip" install --quiet "$root/python[libero]"
+# From a copy, because pip builds in the folder itself.
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+cp -R "$root/python" "$copy/python"
+"$folder/bin/pip" install --quiet "$copy/python[libero]"
 # Without their own dependencies: environments need neither robomimic nor transformers nor a desktop's OpenCV.
 "$folder/bin/pip" install --quiet --no-deps robosuite==1.4.0 hf-libero==0.1.4 bddl==1.0.1
 

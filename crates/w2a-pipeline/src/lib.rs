@@ -48,7 +48,7 @@ pub use imagine::{
 pub use libero::{LiberoRequest, libero};
 pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};
-pub use serve::{PolicySource, ServeRequest, serve, start_serving};
+pub use serve::{CheckpointOptions, PolicySource, ServeRequest, serve, start_serving};
 pub use w2a_nn::DEVICES;
 pub use w2a_posttrain::LoraConfig;
 pub use w2a_serve::simulator::{EvalProtocol, SUITES as LIBERO_SUITES};

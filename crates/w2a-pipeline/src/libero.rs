@@ -17,7 +17,7 @@ use w2a_serve::{Layout, Patience, Protocol, RemotePolicy};
 use crate::context::{load_json, save_json};
 use crate::policy::token;
 use crate::serve::start_serving;
-use crate::{PipelineError, PolicySource, ServeRequest};
+use crate::{CheckpointOptions, PipelineError, PolicySource, ServeRequest};
 
 /// What is evaluated; written first.
 const PROTOCOL: &str = "protocol.json";
@@ -55,7 +55,7 @@ pub struct LiberoRequest {
     pub resume: bool,
     /// Environment variable with the token of the server behind [`PolicySource::Remote`]; empty for none.
     pub remote_token_env: String,
-    /// Seed of [`PolicySource::Random`].
+    /// Seed of [`PolicySource::Random`], and of the noise of [`PolicySource::Groot`].
     pub seed: u64,
 }
 
@@ -227,10 +227,16 @@ fn run(
 }
 
 fn own_server(policy: &PolicySource, seed: u64) -> ServeRequest {
+    let is_groot = matches!(policy, PolicySource::Groot(_));
     ServeRequest {
         policy: policy.clone(),
         residual: None,
-        layout: Layout::libero(),
+        // A checkpoint says its own; that it is LIBERO's is found out by the workers' questions.
+        layout: (!is_groot).then(Layout::libero),
+        checkpoint: CheckpointOptions {
+            embodiment: is_groot.then(|| "libero_panda".into()),
+            ..CheckpointOptions::default()
+        },
         protocol: Protocol::Groot,
         host: "127.0.0.1".into(),
         port: 0,

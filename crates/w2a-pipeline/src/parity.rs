@@ -56,7 +56,13 @@ pub fn parity(dir: &Path, device: &str) -> Result<Parity, PipelineError> {
         });
     };
     check(&mut fixture, &device)?;
-    Ok(Parity { component, report: fixture.finish() })
+    let mut report = fixture.finish();
+    // Messages may lie beside the numbers of the component that they are about.
+    let messages = dir.join("wire");
+    if messages.join(w2a_serve::parity::INDEX).exists() {
+        report.lines.extend(w2a_serve::parity::frames(&messages)?.lines);
+    }
+    Ok(Parity { component, report })
 }
 
 #[cfg(test)]

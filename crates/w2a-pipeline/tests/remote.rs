@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use w2a_data::Observation;
-use w2a_pipeline::{Config, Layout, PolicySource, Protocol, Request, ServeRequest, Stage, run, start_serving};
+use w2a_pipeline::{
+    CheckpointOptions, Config, Layout, PolicySource, Protocol, Request, ServeRequest, Stage, run, start_serving,
+};
 use w2a_policy::Policy;
 use w2a_serve::{Patience, RemotePolicy, Server};
 use w2a_sim::{Environment, Scene, Tabletop};
@@ -13,7 +15,8 @@ fn request(policy: PolicySource, residual: Option<&Path>, protocol: Protocol) ->
     ServeRequest {
         policy,
         residual: residual.map(Path::to_owned),
-        layout: Layout::tabletop(),
+        layout: None,
+        checkpoint: CheckpointOptions::default(),
         protocol,
         host: "127.0.0.1".into(),
         port: 0,
@@ -72,7 +75,7 @@ fn stage_2_and_evaluation_on_a_servers_policy_come_to_the_same_bits_and_the_resi
     assert_eq!(base.act(&seen, &words).unwrap().len(), bent.len());
 
     let refused = |policy: PolicySource, residual: Option<&Path>, layout: Layout| {
-        let request = ServeRequest { layout, ..request(policy, residual, Protocol::Openpi) };
+        let request = ServeRequest { layout: Some(layout), ..request(policy, residual, Protocol::Openpi) };
         let error = start_serving(&request, Arc::default()).err().unwrap();
         assert!(error.is_users_mistake(), "{error}");
         error.to_string()
@@ -84,6 +87,41 @@ fn stage_2_and_evaluation_on_a_servers_policy_come_to_the_same_bits_and_the_resi
     assert!(refused(PolicySource::Mini(at("remote")), None, Layout::tabletop()).contains(&url));
     assert!(refused(PolicySource::Mini(folder.path().into()), None, Layout::tabletop()).contains("config.toml"));
     drop(server);
+}
+
+#[test]
+fn a_checkpoint_of_groot_is_served_under_its_own_names_with_noise_counted_from_each_reset() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("tiny");
+    w2a_pipeline::write_tiny_policy(&dir, 3).unwrap();
+    let asked = |change: &dyn Fn(&mut ServeRequest)| {
+        let mut request = request(PolicySource::Groot(dir.clone()), None, Protocol::Groot);
+        request.checkpoint.embodiment = Some("libero_panda".into());
+        change(&mut request);
+        start_serving(&request, Arc::default())
+    };
+    let server = asked(&|_| {}).unwrap();
+    let url = format!("groot://{}", server.address());
+    // Its names are those of the benchmark that its embodiment is of.
+    let connect = || RemotePolicy::connect(url.parse().unwrap(), Layout::libero(), None, Patience::default()).unwrap();
+    let camera = |name: &str| w2a_data::Camera { name: name.into(), height: 56, width: 56, rgb: vec![90; 56 * 56 * 3] };
+    let seen = [Observation { cameras: vec![camera("image"), camera("wrist_image")], proprio: vec![0.01; 8] }];
+    let (mut one, mut two) = (connect(), connect());
+    let first = one.act(&seen, &["open the drawer"]).unwrap();
+    assert_eq!(first.len(), one.horizon() * 7);
+    assert_ne!(first, one.act(&seen, &["open the drawer"]).unwrap());
+    assert_eq!(first, two.act(&seen, &["open the drawer"]).unwrap());
+    one.reset();
+    assert_eq!(first, one.act(&seen, &["open the drawer"]).unwrap());
+
+    let refused = |change: &dyn Fn(&mut ServeRequest)| {
+        let error = asked(change).err().unwrap();
+        assert!(error.is_users_mistake(), "{error}");
+        error.to_string()
+    };
+    assert!(refused(&|request| request.checkpoint.embodiment = None).contains("--embodiment: expected a tag"));
+    assert!(refused(&|request| request.layout = Some(Layout::libero())).contains("--env: expected nothing"));
+    assert!(refused(&|request| request.policy = PolicySource::Zero).contains("without --policy groot"));
 }
 
 #[test]

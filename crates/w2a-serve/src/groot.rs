@@ -1,8 +1,11 @@
 //! GR00T's requests and answers (`gr00t/policy/server_client.py`): one msgpack value a message.
 
+use w2a_policy::groot::Modalities;
+use w2a_policy::groot::modality::{ActionConfig, ActionFormat, ActionKind, ModalityConfig, Representation};
+
 use crate::ServeError;
 use crate::codec::{Dialect, NdArray, Value, decode, encode};
-use crate::layout::Layout;
+use crate::layout::{Layout, Part};
 use crate::observation::{Naming, groot as read_observation};
 use crate::service::Service;
 
@@ -135,37 +138,92 @@ fn action(
     Ok(Value::List(vec![Value::Map(parts), Value::map([])]))
 }
 
-/// What `get_modality_config` answers.
+/// What `get_modality_config` answers: what the checkpoint says of itself, or what a layout comes to. Actions are handed
+/// over in the environment's own units either way.
 fn modality_config(layout: &Layout, horizon: usize) -> Value<'static> {
-    let names = |names: &mut dyn Iterator<Item = &String>| -> Vec<Value<'static>> {
-        names.map(|name| Value::Text(name.clone().into())).collect()
+    let plain = |steps: usize, names: Vec<String>| ModalityConfig {
+        delta_indices: (0..steps as i64).collect(),
+        modality_keys: names,
+        sin_cos_embedding_keys: None,
+        mean_std_embedding_keys: None,
+        action_configs: None,
     };
-    let config = |steps: usize, names: Vec<Value<'static>>, actions: Value<'static>| {
-        let steps = (0..steps).map(|step| Value::Int(step as i64)).collect();
-        let inside = Value::map([
-            ("delta_indices", Value::List(steps)),
-            ("modality_keys", Value::List(names)),
-            ("sin_cos_embedding_keys", Value::Nil),
-            ("mean_std_embedding_keys", Value::Nil),
-            ("action_configs", actions),
-        ]);
-        Value::map([("__ModalityConfig_class__", Value::Bool(true)), ("as_json", inside)])
+    let absolute = || ActionConfig {
+        rep: Representation::Absolute,
+        kind: ActionKind::Joints,
+        format: ActionFormat::Default,
+        state_key: None,
     };
-    // Actions are handed over in the environment's own units.
-    let absolute = || {
+    let names = |parts: &[Part]| parts.iter().map(|part| part.name.clone()).collect::<Vec<_>>();
+    let of_layout = || Modalities {
+        video: plain(1, layout.cameras.iter().map(|camera| camera.name.clone()).collect()),
+        state: plain(1, names(&layout.state)),
+        action: ModalityConfig {
+            action_configs: Some(layout.action.iter().map(|_| absolute()).collect()),
+            ..plain(horizon, names(&layout.action))
+        },
+        language: plain(1, vec![layout.language.clone()]),
+    };
+    let Modalities { video, state, action, language } = layout.modalities.clone().unwrap_or_else(of_layout);
+    Value::map([
+        ("video", described(video)),
+        ("state", described(state)),
+        ("action", described(action)),
+        ("language", described(language)),
+    ])
+}
+
+/// GR00T's `ModalityConfig`, its keys in the order of its class.
+fn described(config: ModalityConfig) -> Value<'static> {
+    let texts = |texts: Vec<String>| Value::List(texts.into_iter().map(|text| Value::Text(text.into())).collect());
+    let maybe = |names: Option<Vec<String>>| names.map_or(Value::Nil, texts);
+    let action = |action: ActionConfig| {
         Value::map([
-            ("rep", Value::text("ABSOLUTE")),
-            ("type", Value::text("NON_EEF")),
-            ("format", Value::text("DEFAULT")),
-            ("state_key", Value::Nil),
+            ("rep", name(&action.rep)),
+            ("type", name(&action.kind)),
+            ("format", name(&action.format)),
+            ("state_key", action.state_key.map_or(Value::Nil, |key| Value::Text(key.into()))),
         ])
     };
-    let actions = layout.action.iter().map(|_| absolute()).collect();
-    let language = vec![Value::text(layout.language)];
-    Value::map([
-        ("video", config(1, names(&mut layout.cameras.iter().map(|camera| &camera.name)), Value::Nil)),
-        ("state", config(1, names(&mut layout.state.iter().map(|part| &part.name)), Value::Nil)),
-        ("action", config(horizon, names(&mut layout.action.iter().map(|part| &part.name)), Value::List(actions))),
-        ("language", config(1, language, Value::Nil)),
-    ])
+    let actions = config.action_configs;
+    let inside = Value::map([
+        ("delta_indices", Value::List(config.delta_indices.into_iter().map(Value::Int).collect())),
+        ("modality_keys", texts(config.modality_keys)),
+        ("sin_cos_embedding_keys", maybe(config.sin_cos_embedding_keys)),
+        ("mean_std_embedding_keys", maybe(config.mean_std_embedding_keys)),
+        ("action_configs", actions.map_or(Value::Nil, |all| Value::List(all.into_iter().map(action).collect()))),
+    ]);
+    Value::map([("__ModalityConfig_class__", Value::Bool(true)), ("as_json", inside)])
+}
+
+/// The name of an enum's value, as checkpoints and the wire have it.
+fn name(value: &impl serde::Serialize) -> Value<'static> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => Value::Text(name.into()),
+        _ => Value::Nil,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Dialect, ModalityConfig, Value, decode, described, encode};
+
+    #[test]
+    fn a_modality_config_has_the_bytes_of_the_golden_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/wire/get_modality_config_reply.bin");
+        let golden = fs_err::read(path).unwrap();
+        let index = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/wire/frames.json");
+        let index: serde_json::Value = serde_json::from_slice(&fs_err::read(index).unwrap()).unwrap();
+        let frame = index.as_array().unwrap().iter().find(|frame| frame["file"] == "get_modality_config_reply.bin");
+        let content = &frame.unwrap()["content"];
+        let config = |group: &'static str| {
+            let config: ModalityConfig = serde_json::from_value(content[group]["ModalityConfig"].clone()).unwrap();
+            (group, described(config))
+        };
+        let mut bytes = Vec::new();
+        let ours = Value::map(["video", "state", "action", "language"].map(config));
+        encode(&ours, Dialect::Groot, &mut bytes).unwrap();
+        assert_eq!(bytes, golden);
+        assert_eq!(decode(&bytes, Dialect::Groot).unwrap(), ours);
+    }
 }

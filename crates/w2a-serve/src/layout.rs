@@ -1,5 +1,9 @@
 //! What a policy sees and what it commands, by the names that the protocols use.
 
+use w2a_policy::groot::{Groot, Modalities};
+
+use crate::ServeError;
+
 /// A camera.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CameraLayout {
@@ -23,8 +27,8 @@ pub struct Part {
 /// Names and sizes of observations and actions, in the order in which the policy takes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Its name, as in `--env`.
-    pub name: &'static str,
+    /// Its name, as in `--env`, or the tag of a checkpoint's embodiment.
+    pub name: String,
     /// Cameras.
     pub cameras: Vec<CameraLayout>,
     /// Parts of the proprioception; their values follow one another.
@@ -32,7 +36,9 @@ pub struct Layout {
     /// Parts of the action.
     pub action: Vec<Part>,
     /// GR00T's name of the instruction.
-    pub language: &'static str,
+    pub language: String,
+    /// What a checkpoint says of itself, which GR00T's clients may ask for; `None` for policies that are no GR00T.
+    pub modalities: Option<Modalities>,
 }
 
 /// openpi's name of the proprioception.
@@ -60,11 +66,12 @@ impl Layout {
     pub fn tabletop() -> Self {
         let size = Some((w2a_sim::IMAGE_SIZE, w2a_sim::IMAGE_SIZE));
         Self {
-            name: "tabletop",
+            name: "tabletop".into(),
             cameras: vec![camera("agent", "observation/image", size), camera("wrist", "observation/wrist_image", size)],
             state: parts(&w2a_sim::PROPRIO_NAMES),
             action: parts(&w2a_sim::ACTION_NAMES),
-            language: LANGUAGE,
+            language: LANGUAGE.into(),
+            modalities: None,
         }
     }
 
@@ -74,15 +81,44 @@ impl Layout {
         let mut state = parts(&["x", "y", "z", "roll", "pitch", "yaw"]);
         state.push(Part { name: "gripper".into(), width: 2 });
         Self {
-            name: "libero",
+            name: "libero".into(),
             cameras: vec![
                 camera("image", "observation/image", None),
                 camera("wrist_image", "observation/wrist_image", None),
             ],
             state,
             action: parts(&w2a_sim::ACTION_NAMES),
-            language: LANGUAGE,
+            language: LANGUAGE.into(),
+            modalities: None,
         }
+    }
+
+    /// What a checkpoint of GR00T takes and gives, under its own names; openpi's are those below `observation/`.
+    ///
+    /// # Errors
+    /// An embodiment that sees more than the present, or has a state key without statistics.
+    pub fn of_groot(groot: &Groot) -> Result<Self, ServeError> {
+        let modalities = groot.modality_config();
+        let tag = groot.tag();
+        for (what, config) in [("video", &modalities.video), ("state", &modalities.state)] {
+            if config.delta_indices != [0] {
+                let got = format!("{:?}", config.delta_indices);
+                return Err(ServeError::message(format!("{what} steps of {tag}"), "[0], the present alone", got));
+            }
+        }
+        let known = |(name, width): (&str, Option<usize>)| {
+            let missing = || ServeError::message(format!("state.{name} of {tag}"), "statistics", "none");
+            Ok(Part { name: name.into(), width: width.ok_or_else(missing)? })
+        };
+        let cameras = modalities.video.modality_keys.iter();
+        Ok(Self {
+            name: tag.into(),
+            cameras: cameras.map(|name| camera(name, &format!("observation/{name}"), None)).collect(),
+            state: groot.state_widths().map(known).collect::<Result<_, ServeError>>()?,
+            action: groot.action_widths().map(|(name, width)| Part { name: name.into(), width }).collect(),
+            language: modalities.language.modality_keys.first().cloned().unwrap_or_default(),
+            modalities: Some(modalities.clone()),
+        })
     }
 
     /// Values of the proprioception.

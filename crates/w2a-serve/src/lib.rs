@@ -24,8 +24,6 @@ mod transport;
 pub use engine::{BoxedPolicy, MakePolicy, Served, Sessions};
 pub use error::ServeError;
 pub use layout::{CameraLayout, Layout, OPENPI_PROMPT, OPENPI_STATE, Part};
-pub use metrics::Metrics;
-pub use observation::{Asked, Naming};
 pub use remote::{Patience, RemotePolicy, Url};
 pub use server::{Server, ServerConfig, stop_on_signals};
 pub use service::Protocol;

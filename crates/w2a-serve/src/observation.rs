@@ -63,7 +63,7 @@ pub fn groot(observation: &Value, layout: &Layout) -> Result<(Naming, Vec<Asked>
         states.push((part.width, finite(&name, array.f32s()?)?));
     }
     let words = instructions(observation, naming, layout, &known)?;
-    same_batch(&mut batch, words.len(), layout.language)?;
+    same_batch(&mut batch, words.len(), &layout.language)?;
     let mut images: Vec<_> = images.into_iter().map(Vec::into_iter).collect();
     let asked = words.into_iter().enumerate().map(|(row, instruction)| {
         let cameras = images.iter_mut().filter_map(Iterator::next).collect();
@@ -111,8 +111,8 @@ fn groot_names(layout: &Layout, naming: Naming) -> Vec<String> {
     let cameras = layout.cameras.iter().map(|camera| full("video", &camera.name));
     let state = layout.state.iter().map(|part| full("state", &part.name));
     let language = match naming {
-        Naming::Nested => full("language", layout.language),
-        Naming::Flat => layout.language.to_owned(),
+        Naming::Nested => full("language", &layout.language),
+        Naming::Flat => layout.language.clone(),
     };
     cameras.chain(state).chain([language]).collect()
 }
@@ -249,12 +249,12 @@ fn instructions(
     layout: &Layout,
     known: &[String],
 ) -> Result<Vec<String>, ServeError> {
-    let value = find(observation, naming, "language", layout.language, known)?;
+    let value = find(observation, naming, "language", &layout.language, known)?;
     let expected = match naming {
         Naming::Nested => "a list of B lists of one text each",
         Naming::Flat => "a list of B texts",
     };
-    let wrong = |got: String| ServeError::message(layout.language, expected, got);
+    let wrong = |got: String| ServeError::message(layout.language.as_str(), expected, got);
     let texts = match (naming, value) {
         (Naming::Flat, Value::Array(array)) if array.shape().len() == 1 => return Ok(array.texts()?),
         (_, Value::List(entries)) => entries,

@@ -17,7 +17,7 @@ pub(crate) fn metadata(service: &Service) -> Result<Vec<u8>, ServeError> {
     let mut out = Vec::new();
     let metadata = Value::map([
         ("server", Value::text("world2act")),
-        ("environment", Value::text(layout.name)),
+        ("environment", Value::text(&layout.name)),
         ("observation_keys", Value::List(names)),
         ("action_horizon", Value::Int(service.horizon as i64)),
         ("action_dim", Value::Int(layout.action_width() as i64)),

@@ -1,5 +1,6 @@
 //! A policy that is a server somewhere else.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -117,7 +118,7 @@ impl RemotePolicy {
             ("video", layout.cameras.iter().map(|camera| camera.name.as_str()).collect()),
             ("state", layout.state.iter().map(|part| part.name.as_str()).collect()),
             ("action", layout.action.iter().map(|part| part.name.as_str()).collect()),
-            ("language", vec![layout.language]),
+            ("language", vec![layout.language.as_str()]),
         ];
         for (group, names) in expected {
             let theirs: Vec<&str> = part(group, "modality_keys")?.iter().filter_map(Value::as_text).collect();
@@ -144,7 +145,10 @@ impl RemotePolicy {
                 let got = format!("{} images, or of several sizes", images.len());
                 return Err(ServeError::message(camera.name.as_str(), format!("{rows} images of one size"), got));
             }
-            let pixels: Vec<u8> = images.iter().flat_map(|image| &image.rgb).copied().collect();
+            let pixels: Cow<[u8]> = match images.as_slice() {
+                [one] => Cow::Borrowed(&one.rgb),
+                several => Cow::Owned(several.iter().map(|image| image.rgb.as_slice()).collect::<Vec<_>>().concat()),
+            };
             let array = NdArray::of_u8(vec![rows, 1, size.0, size.1, 3], pixels)?;
             video.push((camera.name.as_str(), Value::Array(array)));
         }
@@ -158,7 +162,7 @@ impl RemotePolicy {
             state.push((part.name.as_str(), Value::Array(array)));
         }
         let words = instructions.iter().map(|words| Value::List(vec![Value::text(words)])).collect();
-        let language = Value::map([(self.layout.language, Value::List(words))]);
+        let language = Value::map([(self.layout.language.as_str(), Value::List(words))]);
         let observation =
             Value::map([("video", Value::map(video)), ("state", Value::map(state)), ("language", language)]);
         let data = Value::map([("observation", observation), ("options", Value::Nil)]);

@@ -92,6 +92,28 @@ fn connect(protocol: Protocol, address: SocketAddr, token: Option<&str>) -> Resu
     RemotePolicy::connect(url, Layout::tabletop(), token, patience).map_err(|error| error.to_string())
 }
 
+/// What a GR00T server answers to one frame, without a client of ours in between.
+fn raw(address: SocketAddr, frame: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let bytes = [&greeting()[..], READY, &[1, 0, 0, frame.len() as u8], frame].concat();
+    stream.write_all(&bytes).unwrap();
+    let mut answer = [0; 300];
+    let mut length = 0;
+    // Greeting, READY and the empty frame come before it.
+    while length < 64 + 40 + 5 {
+        let got = stream.read(&mut answer[length..]).unwrap();
+        assert!(got > 0, "closed");
+        length += got;
+    }
+    String::from_utf8_lossy(&answer[64..length]).into_owned()
+}
+
+const READY: &[u8] = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03REQ";
+
+fn greeting() -> Vec<u8> {
+    [&[0xff_u8, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0][..], b"NULL", &[0; 48]].concat()
+}
+
 fn http(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).unwrap();
@@ -171,7 +193,16 @@ fn a_token_is_asked_for_and_kill_works_with_it_only() {
             assert!(refused.contains("Unauthorized"), "{refused}");
         }
         connect(protocol, server.address(), Some("s3cret")).unwrap();
+        if protocol == Protocol::Groot {
+            let kill = b"\x81\xa8endpoint\xa4kill";
+            assert!(raw(server.address(), kill).contains("Unauthorized: Invalid API token"));
+            raw(server.address(), b"\x82\xa8endpoint\xa4kill\xa9api_token\xa6s3cret");
+            assert!(server.wait().contains("w2a_requests_total{endpoint=\"kill\",result=\"ok\"} 1"));
+        }
     }
+    let server = telling(Protocol::Groot);
+    assert!(raw(server.address(), b"\x81\xa8endpoint\xa4kill").contains("--token-env"));
+    assert!(raw(server.address(), b"\x81\xa8endpoint\xa4ping").contains("Server is running"));
 }
 
 #[test]
@@ -187,10 +218,9 @@ fn pages_are_on_the_port_of_both_protocols() {
 
 #[test]
 fn strangers_and_broken_clients_end_their_connection_and_no_others() {
-    let greeting = [&[0xff_u8, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 3, 0][..], b"NULL", &[0; 48]].concat();
-    let ready = b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x03REQ";
+    let greeting = greeting();
     let curve = [&greeting[..12], b"CURVE", &[0; 47]].concat();
-    let hello = |rest: &[u8]| [&greeting[..], ready, rest].concat();
+    let hello = |rest: &[u8]| [&greeting[..], READY, rest].concat();
     let upgrade: &[u8] = b"GET / HTTP/1.1\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
         sec-websocket-version: 13\r\nsec-websocket-key: eDEyMzQ1Njc4OTAxMjM0NQ==\r\n\r\n";
     let frames = |rest: &[u8]| [upgrade, rest].concat();

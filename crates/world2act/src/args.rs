@@ -230,7 +230,7 @@ enum Command {
     Doctor(DoctorArgs),
     /// Serve a policy to the clients of GR00T or openpi, with or without what stage 2 trained
     #[command(after_long_help = serve::SERVE_HELP)]
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     /// Evaluate a policy in LIBERO by a published protocol, in worker processes with Python
     #[command(after_long_help = libero::LIBERO_HELP)]
     Libero(libero::LiberoArgs),

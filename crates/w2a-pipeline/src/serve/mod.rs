@@ -3,10 +3,13 @@
 mod bent;
 mod source;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use burn::tensor::Device;
+use w2a_nn::NnError;
+use w2a_policy::groot::{Groot, GrootOptions};
 use w2a_policy::{Policy, RandomPolicy, ZeroPolicy};
 use w2a_serve::{
     BoxedPolicy, Layout, Patience, Protocol, RemotePolicy, Served, Server, ServerConfig, Sessions, stop_on_signals,
@@ -29,8 +32,11 @@ pub struct ServeRequest {
     pub policy: PolicySource,
     /// The folder of a trained residual inside of its run, such as `runs/demo/posttrain/w2a/seed0`.
     pub residual: Option<PathBuf>,
-    /// Names and sizes of observations and actions.
-    pub layout: Layout,
+    /// Names and sizes of observations and actions; `None` for those of the checkpoint with [`PolicySource::Groot`], and
+    /// of the embedded benchmark with any other policy.
+    pub layout: Option<Layout>,
+    /// What to know about the checkpoint of [`PolicySource::Groot`].
+    pub checkpoint: CheckpointOptions,
     /// What is spoken.
     pub protocol: Protocol,
     /// Address to listen on.
@@ -41,8 +47,19 @@ pub struct ServeRequest {
     pub token_env: String,
     /// Environment variable with the token of the server behind [`PolicySource::Remote`]; empty for none.
     pub remote_token_env: String,
-    /// Seed of [`PolicySource::Random`].
+    /// Seed of [`PolicySource::Random`], and of the noise of [`PolicySource::Groot`].
     pub seed: u64,
+}
+
+/// How a checkpoint of GR00T is loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// Tag of the embodiment; has to be given.
+    pub embodiment: Option<String>,
+    /// Folder with the tokenizer, if it is not with the checkpoint.
+    pub backbone: Option<PathBuf>,
+    /// A LoRA adapter of `policy finetune`.
+    pub adapter: Option<PathBuf>,
 }
 
 /// Serves until SIGINT or SIGTERM, or until a client with the token says so. `ready` is told, once, where; the result is
@@ -52,7 +69,10 @@ pub struct ServeRequest {
 /// A policy that cannot be loaded or does not fit the layout, and an address that cannot be listened on.
 pub fn serve(request: &ServeRequest, ready: impl FnOnce(&str)) -> Result<String, PipelineError> {
     let server = start_serving(request, stop_on_signals()?)?;
-    ready(&format!("serving {} at {}://{}", request.policy, request.protocol.name(), server.address()));
+    let open = !server.address().ip().is_loopback() && request.token_env.is_empty();
+    let warning = if open { "; everyone who can reach it can use it, unless --token-env names a token" } else { "" };
+    let address = server.address();
+    ready(&format!("serving {} at {}://{address}{warning}", request.policy, request.protocol.name()));
     Ok(server.wait())
 }
 
@@ -67,73 +87,98 @@ pub fn start_serving(request: &ServeRequest, stop: Arc<AtomicBool>) -> Result<Se
     Ok(Server::start(served(request)?, &config, stop)?)
 }
 
-/// The policy with its sizes.
+/// The policy with its sizes, bent if a residual is given.
 fn served(request: &ServeRequest) -> Result<Served, PipelineError> {
-    let layout = &request.layout;
-    let (action_dim, seed) = (layout.action_width(), request.seed);
     let bend = request.residual.as_deref().map(Bend::load).transpose()?;
-    if bend.is_some() {
-        only_tabletop(layout, "--residual")?;
+    let plain = plain(request)?;
+    let Some(bend) = bend else { return Ok(plain) };
+    only_tabletop(&plain.layout, "--residual")?;
+    let horizon = bend.chunk_len(plain.horizon)?;
+    let sessions = match plain.sessions {
+        Sessions::Shared(policy) => Sessions::Shared(Box::new(bend.around(policy))),
+        Sessions::Own(mut make) => Sessions::Own(Box::new(move |session| {
+            let bent = bend.clone().around(make(session)?);
+            Ok(Box::new(bent))
+        })),
+    };
+    Ok(Served { layout: plain.layout, horizon, sessions })
+}
+
+/// The policy as it is.
+fn plain(request: &ServeRequest) -> Result<Served, PipelineError> {
+    let is_groot = matches!(request.policy, PolicySource::Groot(_));
+    if !is_groot && request.checkpoint != CheckpointOptions::default() {
+        let (key, expected) = ("--embodiment, --backbone or --adapter", "nothing without --policy groot");
+        return Err(refused(key, expected, &format!("{:?}", request.checkpoint)));
     }
-    let horizon = |own: usize| match &bend {
-        Some(bend) => bend.chunk_len(own),
-        None => Ok(own),
-    };
-    let around = bend.clone();
-    let bent = move |policy: BoxedPolicy| -> BoxedPolicy {
-        match &around {
-            Some(bend) => Box::new(bend.clone().around(policy)),
-            None => policy,
-        }
-    };
-    let (horizon, sessions) = match &request.policy {
+    let layout = request.layout.clone().unwrap_or_else(Layout::tabletop);
+    let (action_dim, seed) = (layout.action_width(), request.seed);
+    Ok(match &request.policy {
         PolicySource::Zero => {
             let policy = ZeroPolicy { action_dim, horizon: HORIZON };
-            (horizon(HORIZON)?, Sessions::Shared(bent(Box::new(policy))))
+            Served { layout, horizon: HORIZON, sessions: Sessions::Shared(Box::new(policy)) }
         }
         PolicySource::Random => {
-            let horizon = horizon(HORIZON)?;
-            let make = move |session: u64| {
+            let make = move |session: u64| -> Result<BoxedPolicy, NnError> {
                 let rng = w2a_data::stream(seed, &format!("serve/random/{session}"));
-                Ok(bent(Box::new(RandomPolicy { action_dim, horizon: HORIZON, rng })))
+                Ok(Box::new(RandomPolicy { action_dim, horizon: HORIZON, rng }))
             };
-            (horizon, Sessions::Own(Box::new(make)))
+            Served { layout, horizon: HORIZON, sessions: Sessions::Own(Box::new(make)) }
         }
         PolicySource::Mini(run) => {
-            only_tabletop(layout, "--policy mini")?;
+            only_tabletop(&layout, "--policy mini")?;
             let policy = mini(run)?;
-            (horizon(policy.horizon())?, Sessions::Shared(bent(policy)))
+            Served { layout, horizon: policy.horizon(), sessions: Sessions::Shared(policy) }
+        }
+        PolicySource::Groot(dir) => {
+            let groot = groot(request, dir)?;
+            let (layout, horizon) = (Layout::of_groot(&groot)?, groot.horizon());
+            // Its noise is counted from a session's reset; the weights are shared.
+            let make = move |_| -> Result<BoxedPolicy, NnError> { Ok(Box::new(groot.clone())) };
+            Served { layout, horizon, sessions: Sessions::Own(Box::new(make)) }
         }
         PolicySource::Remote(url) => {
-            let (url, layout) = (url.clone(), layout.clone());
+            let (url, names) = (url.clone(), layout.clone());
             let token = token(&request.remote_token_env, "--remote-token-env")?;
             // Asked once before anyone is served: a server that is not there is better known now.
-            let first = RemotePolicy::connect(url.clone(), layout.clone(), token.clone(), Patience::default())?;
-            let horizon = horizon(first.horizon())?;
-            let make = move |_| {
-                let again = RemotePolicy::connect(url.clone(), layout.clone(), token.clone(), Patience::default());
-                let remote = again.map_err(|error| w2a_nn::NnError::Input {
+            let first = RemotePolicy::connect(url.clone(), names.clone(), token.clone(), Patience::default())?;
+            let make = move |_| -> Result<BoxedPolicy, NnError> {
+                let again = RemotePolicy::connect(url.clone(), names.clone(), token.clone(), Patience::default());
+                let remote = again.map_err(|error| NnError::Input {
                     what: format!("policy server {url}"),
                     expected: "a connection for a new session".into(),
                     got: error.to_string(),
                 })?;
-                Ok(bent(Box::new(remote)))
+                Ok(Box::new(remote))
             };
-            (horizon, Sessions::Own(Box::new(make)))
+            Served { layout, horizon: first.horizon(), sessions: Sessions::Own(Box::new(make)) }
         }
-    };
-    Ok(Served { layout: layout.clone(), horizon, sessions })
+    })
+}
+
+/// The checkpoint of GR00T for its embodiment, with its adapter.
+fn groot(request: &ServeRequest, dir: &Path) -> Result<Groot, PipelineError> {
+    if let Some(layout) = &request.layout {
+        return Err(refused("--env", "nothing with --policy groot: the checkpoint says it", &layout.name));
+    }
+    let CheckpointOptions { embodiment, backbone, adapter } = &request.checkpoint;
+    let expected = "a tag of the checkpoint with --policy groot; `policy info` lists them";
+    let tag = embodiment.as_deref().ok_or_else(|| refused("--embodiment", expected, "nothing"))?;
+    let mut options = GrootOptions::new(&Device::flex());
+    (options.backbone, options.seed) = (backbone.clone(), request.seed);
+    crate::groot_data::load(dir, tag, &options, adapter.as_deref())
+}
+
+fn refused(key: &str, expected: &str, got: &str) -> PipelineError {
+    PipelineError::Config { key: key.into(), expected: expected.into(), got: got.into() }
 }
 
 /// The base policy of a run.
-fn mini(run: &std::path::Path) -> Result<BoxedPolicy, PipelineError> {
+fn mini(run: &Path) -> Result<BoxedPolicy, PipelineError> {
     let context = Context::existing(run)?;
     if !context.config.policy.remote.is_empty() {
-        return Err(PipelineError::Config {
-            key: "--policy".into(),
-            expected: format!("a run with a policy of its own, or --policy remote:{}", context.config.policy.remote),
-            got: run.display().to_string(),
-        });
+        let expected = format!("a run with a policy of its own, or --policy remote:{}", context.config.policy.remote);
+        return Err(refused("--policy", &expected, &run.display().to_string()));
     }
     let set = crate::policy::demonstrations(&context)?;
     Ok(Box::new(base(&context, &set)?))
@@ -143,9 +188,5 @@ fn only_tabletop(layout: &Layout, what: &str) -> Result<(), PipelineError> {
     if layout.name == Layout::tabletop().name {
         return Ok(());
     }
-    Err(PipelineError::Config {
-        key: "--env".into(),
-        expected: format!("tabletop with {what}: that was trained there"),
-        got: layout.name.into(),
-    })
+    Err(refused("--env", &format!("tabletop with {what}: that was trained there"), &layout.name))
 }

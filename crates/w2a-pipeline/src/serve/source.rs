@@ -17,6 +17,8 @@ pub enum PolicySource {
     Random,
     /// The base policy of a run of the embedded benchmark.
     Mini(PathBuf),
+    /// A checkpoint of GR00T-N1.6.
+    Groot(PathBuf),
     /// Another policy server.
     Remote(Url),
 }
@@ -27,6 +29,7 @@ impl fmt::Display for PolicySource {
             Self::Zero => f.write_str("zero"),
             Self::Random => f.write_str("random"),
             Self::Mini(run) => write!(f, "mini:{}", run.display()),
+            Self::Groot(dir) => write!(f, "groot:{}", dir.display()),
             Self::Remote(url) => write!(f, "remote:{url}"),
         }
     }
@@ -40,10 +43,11 @@ impl FromStr for PolicySource {
             None if text == "zero" => Ok(Self::Zero),
             None if text == "random" => Ok(Self::Random),
             Some(("mini", run)) if !run.is_empty() => Ok(Self::Mini(run.into())),
+            Some(("groot", dir)) if !dir.is_empty() => Ok(Self::Groot(dir.into())),
             Some(("remote", url)) => Ok(Self::Remote(url.parse()?)),
             _ => Err(PipelineError::Config {
                 key: "--policy".into(),
-                expected: "zero, random, mini:RUN or remote:groot://host:port".into(),
+                expected: "zero, random, mini:RUN, groot:DIR or remote:groot://host:port".into(),
                 got: format!("{text:?}"),
             }),
         }
@@ -56,10 +60,12 @@ mod tests {
 
     #[test]
     fn names_read_back_and_others_are_refused() {
-        for text in ["zero", "random", "mini:runs/demo", "mini:c:/x", "remote:groot://localhost:5555"] {
+        for text in
+            ["zero", "random", "mini:runs/demo", "mini:c:/x", "groot:checkpoints/a", "remote:groot://localhost:5555"]
+        {
             assert_eq!(text.parse::<PolicySource>().unwrap().to_string(), text);
         }
-        for text in ["", "mini", "mini:", "zero:1", "remote:", "remote:localhost", "groot"] {
+        for text in ["", "mini", "mini:", "zero:1", "remote:", "remote:localhost", "groot", "groot:"] {
             assert!(text.parse::<PolicySource>().unwrap_err().to_string().contains("expected"), "{text}");
         }
     }

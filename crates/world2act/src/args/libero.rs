@@ -22,7 +22,8 @@ Examples:
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct LiberoArgs {
-    /// What decides: zero, random, remote:groot://host:port or remote:openpi://host:port
+    /// What decides: zero, random, groot:DIR (a GR00T-N1.6 checkpoint with libero_panda), remote:groot://host:port or
+    /// remote:openpi://host:port
     #[arg(long, value_name = "POLICY")]
     policy: PolicySource,
     /// The published evaluation to follow
@@ -55,7 +56,7 @@ pub(super) struct LiberoArgs {
     /// Environment variable with the token of the server behind --policy remote
     #[arg(long, value_name = "NAME")]
     remote_token_env: Option<String>,
-    /// Seed of --policy random
+    /// Seed of --policy random, and of the noise of --policy groot
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }

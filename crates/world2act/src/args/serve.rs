@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use w2a_pipeline::{Layout, PolicySource, Protocol, ServeRequest};
+use w2a_pipeline::{CheckpointOptions, Layout, PolicySource, Protocol, ServeRequest};
 
 pub const SERVE_HELP: &str = "\
 Clients are those of Isaac-GR00T (ZeroMQ, port 5555) and of openpi (WebSocket, port 8000), unchanged. Both ports also have
@@ -16,21 +16,32 @@ SIGINT and SIGTERM end the server after the answers under way, and what it has c
 Examples:
   world2act serve --policy zero --env libero --protocol groot
   world2act serve --policy mini:runs/demo --protocol openpi --port 8001
+  world2act serve --policy groot:checkpoints/groot_libero --embodiment libero_panda --protocol groot
   world2act serve --policy mini:runs/demo --residual runs/demo/posttrain/w2a/seed0 --protocol groot
   world2act serve --policy remote:groot://gpu.local:5555 --residual runs/demo/posttrain/w2a/seed0 --protocol groot --port 5556
   world2act serve --policy random --protocol groot --host 0.0.0.0 --token-env W2A_TOKEN";
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServeArgs {
-    /// What decides: zero, random, mini:RUN (a run's base policy), remote:groot://host:port or remote:openpi://host:port
+    /// What decides: zero, random, mini:RUN (a run's base policy), groot:DIR (a GR00T-N1.6 checkpoint),
+    /// remote:groot://host:port or remote:openpi://host:port
     #[arg(long, value_name = "POLICY")]
     policy: PolicySource,
     /// Bend its chunks by what stage 2 trained: the folder RUN/posttrain/METHOD/seedN
     #[arg(long, value_name = "DIR")]
     residual: Option<PathBuf>,
-    /// Names and sizes of observations and actions
-    #[arg(long, value_name = "ENV", default_value = "tabletop", value_parser = layouts())]
-    env: Layout,
+    /// Names and sizes of observations and actions [default: tabletop; a checkpoint says its own]
+    #[arg(long, value_name = "ENV", value_parser = layouts())]
+    env: Option<Layout>,
+    /// The embodiment of --policy groot, by its tag
+    #[arg(long, value_name = "TAG")]
+    embodiment: Option<String>,
+    /// Folder with the tokenizer of --policy groot, if it is not with the checkpoint
+    #[arg(long, value_name = "DIR")]
+    backbone: Option<PathBuf>,
+    /// A LoRA adapter of `policy finetune` for --policy groot
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// What is spoken
     #[arg(long, value_name = "PROTOCOL", value_parser = protocols())]
     protocol: Protocol,
@@ -46,7 +57,7 @@ pub(super) struct ServeArgs {
     /// Environment variable with the token of the server behind --policy remote
     #[arg(long, value_name = "NAME")]
     remote_token_env: Option<String>,
-    /// Seed of --policy random
+    /// Seed of --policy random, and of the noise of --policy groot
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
@@ -68,6 +79,11 @@ impl ServeArgs {
             policy: self.policy,
             residual: self.residual,
             layout: self.env,
+            checkpoint: CheckpointOptions {
+                embodiment: self.embodiment,
+                backbone: self.backbone,
+                adapter: self.adapter,
+            },
             port: self.port.unwrap_or(self.protocol.port()),
             protocol: self.protocol,
             host: self.host,

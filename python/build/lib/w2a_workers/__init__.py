@@ -1,1 +1,0 @@
-"""Python simulators behind a pipe, for world2act."""
