@@ -111,6 +111,13 @@ pub fn open_loop(request: &OpenLoopRequest) -> Result<String, PipelineError> {
         });
     }
     let total = source.len().min(request.episodes);
+    if total == 0 {
+        return Err(PipelineError::Config {
+            key: "--episodes".into(),
+            expected: "at least one, and a dataset that has one".into(),
+            got: format!("{}, of {}", request.episodes, source.len()),
+        });
+    }
     let progress = Progress::new(&[("open-loop", 1.0)]);
     progress.start("open-loop");
     let mut errors: BTreeMap<String, Errors> = BTreeMap::new();

@@ -1,8 +1,8 @@
 //! Policies: what turns an observation and an instruction into a chunk of actions.
 //!
 //! [`Policy`] is all that the rest of the tool knows; [`MiniPolicy`] is the embedded benchmark's, trained by behaviour
-//! cloning and frozen afterwards; [`ZeroPolicy`], [`RandomPolicy`] and [`ReplayPolicy`] are for checking an environment,
-//! [`SlowPolicy`] for asking what a difference in pace does.
+//! cloning and frozen afterwards; [`groot::Groot`] is NVIDIA's, from its checkpoints; [`ZeroPolicy`], [`RandomPolicy`] and
+//! [`ReplayPolicy`] are for checking an environment, [`SlowPolicy`] for asking what a difference in pace does.
 
 pub mod groot;
 mod mini;
