@@ -10,6 +10,7 @@ socket of pyzmq sends what `gr00t/policy/server_client.py` sends: msgpack with `
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,7 +77,7 @@ class Server:
         )
         self.ready = self.process.stderr.readline()
         assert "serving" in self.ready, self.ready
-        self.port = int(self.ready.split("://")[1].split(",")[0].split(":")[1])
+        self.port = int(re.search(r"://[^:]+:(\d+)", self.ready)[1])
 
     def __enter__(self):
         return self
