@@ -93,7 +93,8 @@ fn walk(
             let mut large = [0; 8];
             reader.read_exact(&mut large)?;
             (header_bytes, bytes) = (16, u64::from_be_bytes(large));
-        } else if bytes == 0 && end == found.file_bytes {
+        } else if bytes == 0 && parent == b"file" {
+            // Until the end of the file. Inside of another box the parser would read such a box again and again.
             bytes = end - position;
         }
         let box_end = position.checked_add(bytes).filter(|&box_end| bytes >= header_bytes && box_end <= end);
@@ -185,6 +186,10 @@ mod tests {
     fn nested_boxes_without_end_are_refused() {
         let many = boxed(b"free", b"").repeat(MAX_BOXES + 1);
         assert!(check_bytes(&many).unwrap_err().contains("more than"));
+        // Until the end of the file, but found by fuzzing inside of a box that ends there too.
+        let last = [0, 0, 0, 0, b'h', b'd', b'l', b'r', 1, 2];
+        assert!(check_bytes(&[boxed(b"moov", b""), last.to_vec()].concat()).is_ok());
+        assert!(check_bytes(&boxed(b"moov", &last)).unwrap_err().contains("claims 0 bytes"));
         // A box of a large size of 0 would never advance.
         assert!(check_bytes(&[&[0, 0, 0, 1][..], b"free", &[0; 8]].concat()).is_err());
     }
