@@ -21,7 +21,7 @@ pub enum Source {
 pub enum SourceError {
     /// Nothing that is known.
     #[error(
-        "opening {}: this is no dataset; expected a folder with meta/info.json (LeRobot), an HDF5 file, or a folder \
+        "opening {}: there is no dataset; expected a folder with meta/info.json (LeRobot), an HDF5 file, or a folder \
          with .hdf5 files",
         path.display()
     )]
@@ -59,6 +59,9 @@ impl Source {
         let unknown = || SourceError::Unknown { path: path.to_owned() };
         if path.join("meta/info.json").is_file() {
             return Ok(Self::LeRobot(open(path)?));
+        }
+        if !path.exists() {
+            return Err(unknown());
         }
         match Hdf5Dataset::open(path) {
             Ok(dataset) => Ok(Self::Hdf5(dataset)),

@@ -201,7 +201,7 @@ fn a_cut_without_an_embodiment_or_with_a_key_among_its_settings_touches_nothing_
     let err = cut(&[&with_key[..], &["--skills.llm.key_variable=sk-very-secret"]].concat());
     assert!(err.contains("NAME of an environment variable") && !err.contains("secret"), "{err}");
     let err = cut(&[&with_key[..], &["--skills.llm.key_variable=W2A_NO_SUCH_KEY"]].concat());
-    assert!(err.contains("no meta/info.json"), "{err}");
+    assert!(err.contains("opening data: there is no dataset; expected a folder with meta/info.json"), "{err}");
 }
 
 /// Demonstrations in the form that LIBERO has: see `scripts/hdf5_fixtures.py`.
