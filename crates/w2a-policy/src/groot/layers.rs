@@ -65,7 +65,7 @@ pub struct Projection {
 
 impl Projection {
     pub(super) fn load(weights: &Weights, name: &str, input: usize, output: usize) -> Result<Self, NnError> {
-        Ok(Self { weight: weights.param(&format!("{name}.weight"), [output, input])? })
+        Ok(Self { weight: weights.matrix(&format!("{name}.weight"), output, input)? })
     }
 
     /// `[batch, tokens, input]` → `[batch, tokens, output]`.

@@ -8,6 +8,9 @@ use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
 use w2a_nn::{Array, Linear, NnError, StateDict, WeightsFile, normal, tensor};
 
+/// Rows of a matrix that are turned together.
+const BLOCK: usize = 32;
+
 /// Weights by name. Remembers which were asked for, so that what nobody knows can be reported.
 #[derive(Debug)]
 pub struct Weights {
@@ -156,12 +159,31 @@ impl Weights {
         Ok(Param::from_tensor(tensor(data, shape, &self.device).set_require_grad(self.device.is_autodiff())))
     }
 
+    /// The weight `[output, input]` of a linear layer. In memory it lies input by input: a product of few tokens then packs
+    /// it row by row, which is most of such a product's time.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`].
+    pub fn matrix(&self, name: &str, output: usize, input: usize) -> Result<Param<Tensor<2>>, NnError> {
+        let data = self.rows(name, &[output, input], 0, output)?.data;
+        let mut columns = vec![0.0; data.len()];
+        // A block of rows at a time: what is read and written then lies close together.
+        for (block, rows) in data.chunks((BLOCK * input).max(1)).enumerate() {
+            for (column, written) in columns.chunks_exact_mut(output.max(1)).enumerate() {
+                let values = rows.iter().skip(column).step_by(input.max(1));
+                written.iter_mut().skip(block * BLOCK).zip(values).for_each(|(to, from)| *to = *from);
+            }
+        }
+        let weight = tensor(columns, [input, output], &self.device).transpose();
+        Ok(Param::from_tensor(weight.detach().set_require_grad(self.device.is_autodiff())))
+    }
+
     /// A linear layer with weight `[output, input]` and bias.
     ///
     /// # Errors
     /// As [`Weights::rows`].
     pub fn linear(&self, name: &str, input: usize, output: usize) -> Result<Linear, NnError> {
-        let weight = self.param(&format!("{name}.weight"), [output, input])?;
+        let weight = self.matrix(&format!("{name}.weight"), output, input)?;
         Ok(Linear { weight, bias: self.param(&format!("{name}.bias"), [output])? })
     }
 }
