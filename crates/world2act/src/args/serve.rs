@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use w2a_pipeline::{CheckpointOptions, Layout, PolicySource, Protocol, ServeRequest};
 
 pub const SERVE_HELP: &str = "\
-Clients are those of Isaac-GR00T (ZeroMQ, port 5555) and of openpi (WebSocket, port 8000), unchanged. Both ports also have
+Clients speak as those of Isaac-GR00T (ZeroMQ, port 5555) or of openpi (WebSocket, port 8000) do. Both ports also have
 the pages /healthz and /metrics over HTTP. What clients have to send is in docs/formats.md.
 
 Only this machine can connect unless --host says otherwise; then set a token. GR00T's `kill` works with a token only.
