@@ -16,6 +16,10 @@ use w2a_policy::groot::category::{Embodiments, Rows};
 use w2a_policy::groot::checkpoint::Checkpoint;
 use w2a_policy::groot::{RandomSize, write_random};
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Patches down and across, and the tokens they become.
 const GRID: usize = 18;
 const IMAGE_TOKENS: usize = 81;

@@ -11,6 +11,10 @@ use w2a_nn::NnError;
 use w2a_world::cosmos::tiny::{DitSizes, random_dit, random_vae};
 use w2a_world::cosmos::{Dit, DitInput, DitOptions, RopeRatios, Tensors, Vae, VaeConfig};
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Step = Box<dyn FnMut() -> Result<(), NnError>>;
 
 /// 6 blocks of width 1024 over one latent frame of 60x104: 1,560 tokens.

@@ -17,6 +17,9 @@ use std::process::ExitCode;
 use args::Action;
 use failure::Failure;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     failure::report_panics_as_bugs();
     // A panic is ours: without this it would end with 101, which the help does not mention.

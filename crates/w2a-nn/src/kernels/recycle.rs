@@ -11,7 +11,7 @@ static IDLE: Mutex<(Vec<Vec<f32>>, usize)> = Mutex::new((Vec::new(), 0));
 const MOST_IDLE: usize = 1 << 27;
 
 /// Below this many values the allocator keeps memory by itself.
-const SMALLEST: usize = 1 << 14;
+const SMALLEST: usize = 1 << 11;
 
 /// Values of some earlier use; goes back when dropped.
 #[derive(Debug, Default)]

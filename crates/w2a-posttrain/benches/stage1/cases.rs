@@ -6,6 +6,10 @@ use w2a_align::{ActionVae, AdapterConfig, MlpAdapters, Pooling, VaeBatch, VaeCon
 use w2a_nn::{Activation, AdamW, AdamWConfig, Init, NnError, named_gradients, normal, perceptron, tensor};
 use w2a_posttrain::{FastDecision, ResidualBatch, ResidualConfig, ResidualNet};
 
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Latent frames and chunks of a step: 16 trajectories of 24.
 const FRAMES: usize = 384;
 
