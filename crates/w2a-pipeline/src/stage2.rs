@@ -291,8 +291,7 @@ pub(crate) fn choose_scale<'a>(
             },
         })
     };
-    let warp = context.config.posttrain.stage2.objective.warp();
-    let choice = model(choose_gain(scales, run, &shared.world, shared.world.statistics(), &imagined, warp))?;
+    let choice = model(choose_gain(scales, run, &shared.world, shared.world.statistics(), &imagined))?;
     save_json(&path, &choice)
 }
 

@@ -60,13 +60,6 @@ impl Latents {
         let pairs = self.future().chunks_exact(len).zip(other.future().chunks_exact(len));
         pairs.map(|(a, b)| mean_squared_difference(a, b)).collect()
     }
-
-    /// Mean squared difference of every chunk of this future with every one of the other, `[T, T']`.
-    pub fn distances(&self, other: &Self) -> Vec<f32> {
-        let len = self.shape.len();
-        let rows = self.future().chunks_exact(len);
-        rows.flat_map(|a| other.future().chunks_exact(len).map(move |b| mean_squared_difference(a, b))).collect()
-    }
 }
 
 fn mean_squared_difference(a: &[f32], b: &[f32]) -> f32 {
@@ -235,7 +228,6 @@ mod tests {
     #[test]
     fn distance_is_per_chunk() {
         assert_eq!(latents(1.0).distance(&latents(1.0)), [0.0, 0.0]);
-        assert_eq!(latents(1.0).distances(&latents(1.0)), [0.0, 16.0, 16.0, 0.0]);
         assert!(latents(1.0).distance(&latents(2.0))[1] > 50.0);
     }
 }
