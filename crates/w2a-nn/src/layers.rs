@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use crate::Init;
-use crate::kernels::{Stage, stack};
+use crate::kernels::{Stage, linear, stack};
 
 /// `y = x W^T + b`, as `torch.nn.Linear`.
 #[derive(Module, Debug)]
@@ -37,8 +37,7 @@ impl Linear {
         let [output, input] = self.weight.val().dims();
         shape[D - 1] = output;
         // One large product instead of a batched one: faster, and the weight gradient is one product too.
-        let flat = x.reshape([-1, input as isize]);
-        (flat.matmul(self.weight.val().transpose()) + self.bias.val().unsqueeze()).reshape(shape)
+        linear(x.reshape([-1, input as isize]), self.weight.val(), Some(self.bias.val())).reshape(shape)
     }
 }
 

@@ -9,6 +9,10 @@ pub enum Activation {
     Relu,
     /// `x Phi(x)` with the exact normal distribution function, PyTorch's default form.
     Gelu,
+    /// The same with the distribution function approximated by a hyperbolic tangent, PyTorch's `approximate="tanh"`.
+    GeluTanh,
+    /// `x / (1 + e^-x)`, also called swish.
+    Silu,
 }
 
 /// `e^x` for `x <= 0`, to two units in the last place, and 0 below `e^-87`.
@@ -55,6 +59,32 @@ pub(crate) fn gelu(x: f32) -> (f32, f32) {
     (x * distribution, x.mul_add(density, distribution))
 }
 
+/// `1 / (1 + e^-x)` and one minus it, both to a few units in the last place.
+#[inline(always)]
+fn sigmoid(x: f32) -> (f32, f32) {
+    let e = exp_of_negative(-x.abs());
+    let (large, small) = (1.0 / (1.0 + e), e / (1.0 + e));
+    if x < 0.0 { (small, large) } else { (large, small) }
+}
+
+/// The activation and its slope.
+#[inline(always)]
+pub(crate) fn gelu_tanh(x: f32) -> (f32, f32) {
+    // (1 + tanh u) / 2 is the sigmoid of 2u.
+    const SCALE: f32 = 1.595_769_2;
+    const CUBE: f32 = 0.044_715 * SCALE;
+    let (share, rest) = sigmoid(x * (x * x).mul_add(CUBE, SCALE));
+    let slope = (x * x).mul_add(3.0 * CUBE, SCALE);
+    (x * share, (x * share * rest).mul_add(slope, share))
+}
+
+/// The activation and its slope.
+#[inline(always)]
+pub(crate) fn silu(x: f32) -> (f32, f32) {
+    let (share, rest) = sigmoid(x);
+    (x * share, (x * share).mul_add(rest, share))
+}
+
 /// No activation, and its slope.
 #[inline(always)]
 pub(crate) fn identity(x: f32) -> (f32, f32) {
@@ -69,7 +99,7 @@ pub(crate) fn relu(x: f32) -> (f32, f32) {
 
 #[cfg(test)]
 mod tests {
-    use super::gelu;
+    use super::{gelu, gelu_tanh, silu};
 
     /// The normal distribution function by its series (small x) or continued fraction (large x), in f64.
     fn reference(x: f64) -> f64 {
@@ -105,5 +135,33 @@ mod tests {
         assert_eq!(ends.map(|(value, _)| value), [f32::MAX, 0.0, 1e4, 0.0, 0.0]);
         assert_eq!(ends.map(|(_, slope)| slope), [1.0, 0.0, 1.0, 0.0, 0.5]);
         assert!(gelu(f32::NAN).0.is_nan());
+    }
+
+    /// Far from 0 the cube of [`gelu_tanh`] overflows, and the slope has a product of nothing and infinity.
+    const FAR: f32 = 1e4;
+
+    #[test]
+    fn those_of_the_sigmoid_agree_with_f64_everywhere() {
+        let logistic = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let scale = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+        for step in -120_000..120_000 {
+            let x = step as f32 * 1e-4 + 3e-5;
+            let exact = f64::from(x);
+            let share = logistic(exact);
+            let inner = logistic(scale * (exact + 0.044_715 * exact.powi(3)));
+            let slope = inner + exact * inner * (1.0 - inner) * scale * (1.0 + 3.0 * 0.044_715 * exact * exact);
+            let checks = [
+                ("silu", silu(x), exact * share, share + exact * share * (1.0 - share)),
+                ("gelu_tanh", gelu_tanh(x), exact * inner, slope),
+            ];
+            for (name, (value, slope), want, steepness) in checks {
+                assert!((f64::from(value) - want).abs() < 1e-6 * (1.0 + exact.abs()), "{name}({x}) = {value}");
+                assert!((f64::from(slope) - steepness).abs() < 2e-6, "slope of {name} at {x} = {slope}");
+            }
+        }
+        for function in [silu, gelu_tanh] {
+            assert_eq!([FAR, -FAR, 0.0].map(&function), [(FAR, 1.0), (-0.0, 0.0), (0.0, 0.5)]);
+            assert!(function(f32::NAN).0.is_nan());
+        }
     }
 }

@@ -4,11 +4,11 @@ use burn::tensor::Tensor;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::activation::{gelu, relu};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 
 use super::activation::Activation;
+use super::elementwise::plain;
 use super::geometry::Window;
 use super::op::{Kernel, Operand, run};
 use super::stack::{Layer, Parameters, Plan, Saved};
@@ -75,7 +75,7 @@ impl Stage {
             Some((gamma, beta, groups)) => group_norm(x, gamma.clone(), beta.clone(), *groups),
             None => x,
         };
-        activate(x, self.activation)
+        plain(x, self.activation)
     }
 }
 
@@ -172,16 +172,8 @@ pub fn perceptron(x: Tensor<2>, layers: &[(Tensor<2>, Tensor<1>)], between: Acti
         }
     }
     layers.iter().enumerate().fold(x, |x, (index, (weight, bias))| {
-        activate(x.matmul(weight.clone().transpose()) + bias.clone().unsqueeze(), activation(index))
+        plain(x.matmul(weight.clone().transpose()) + bias.clone().unsqueeze(), activation(index))
     })
-}
-
-fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
-    match activation {
-        Activation::Identity => x,
-        Activation::Relu => relu(x),
-        Activation::Gelu => gelu(x),
-    }
 }
 
 impl Kernel for Arc<Plan> {

@@ -1,12 +1,15 @@
-//! Kernels of our own for the CPU, where burn's are slow: convolutions with what surrounds them, and perceptrons.
+//! Kernels of our own for the CPU, where burn's are slow: convolutions with what surrounds them, perceptrons, frozen linear
+//! layers, activations.
 //!
-//! [`stack`] and [`perceptron`] use them for f32 tensors of the `flex` backend, tracked or not; everything else falls back
+//! [`stack`], [`perceptron`], [`linear`] and [`activate`] use them for f32 tensors of the `flex` backend, tracked or not; everything else falls back
 //! to burn's operations, which compute the same. The kernels are deterministic: the same bits for any number of threads.
 
 mod activation;
 mod block;
+mod elementwise;
 mod geometry;
 mod layer;
+mod linear;
 mod norm;
 mod op;
 mod pack;
@@ -19,6 +22,8 @@ mod tests;
 
 pub use activation::Activation;
 pub(crate) use block::BlockPlan;
+pub use elementwise::activate;
 pub use layer::{Stage, perceptron, stack};
+pub use linear::linear;
 pub(crate) use op::{Operand, run};
 pub use prepared::{Prepared, PreparedBlock};

@@ -2,7 +2,7 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::activation::{Activation, gelu, identity, relu};
+use super::activation::{Activation, gelu, gelu_tanh, identity, relu, silu};
 use super::product::padded;
 
 /// PyTorch's epsilon of `GroupNorm`.
@@ -174,12 +174,13 @@ pub(crate) fn normalise_activate(
             (mean, &scale[..], &affine.beta[..])
         }
     };
+    let input = Activate { centre, scale, shift, image, value, slope, function: identity };
     match activation {
-        Activation::Identity => {
-            arch.dispatch(Activate { centre, scale, shift, image, value, slope, function: identity });
-        }
-        Activation::Relu => arch.dispatch(Activate { centre, scale, shift, image, value, slope, function: relu }),
-        Activation::Gelu => arch.dispatch(Activate { centre, scale, shift, image, value, slope, function: gelu }),
+        Activation::Identity => arch.dispatch(input),
+        Activation::Relu => arch.dispatch(input.by(relu)),
+        Activation::Gelu => arch.dispatch(input.by(gelu)),
+        Activation::GeluTanh => arch.dispatch(input.by(gelu_tanh)),
+        Activation::Silu => arch.dispatch(input.by(silu)),
     }
 }
 
@@ -191,6 +192,14 @@ struct Activate<'a, F> {
     value: &'a mut [f32],
     slope: &'a mut [f32],
     function: F,
+}
+
+impl<'a, F> Activate<'a, F> {
+    /// The same with another function.
+    fn by<G>(self, function: G) -> Activate<'a, G> {
+        let Self { centre, scale, shift, image, value, slope, .. } = self;
+        Activate { centre, scale, shift, image, value, slope, function }
+    }
 }
 
 impl<F: Fn(f32) -> (f32, f32)> WithSimd for Activate<'_, F> {

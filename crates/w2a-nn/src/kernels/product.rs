@@ -12,6 +12,8 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
+use super::pack::transpose;
+
 /// Channels are padded to multiples of this in all buffers, so that no vector is ever partial.
 pub(crate) const LANE_BLOCK: usize = 16;
 
@@ -39,6 +41,22 @@ fn panel_width(arch: Arch) -> usize {
     (2 * arch.dispatch(Lanes)).min(2 * LANE_BLOCK)
 }
 
+/// Columns of a matrix of `depth` rows that are best packed at a time: they stay in the second-level cache.
+pub(crate) fn columns_at_once(arch: Arch, depth: usize) -> usize {
+    let width = panel_width(arch);
+    (CACHED / (depth * width).max(1)).max(1) * width
+}
+
+/// A matrix whose columns are packed: line `i` of `data` starts at `i * stride`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<'a> {
+    pub data: &'a [f32],
+    /// Values from one line to the next.
+    pub stride: usize,
+    /// Whether a line is a column of the matrix, or else a row.
+    pub by_column: bool,
+}
+
 /// A matrix `[depth, columns]` in panels of columns, each row-major; columns are a multiple of [`LANE_BLOCK`].
 #[derive(Clone, Debug)]
 pub(crate) struct Panels {
@@ -53,6 +71,26 @@ impl Panels {
     pub(crate) fn zeros(arch: Arch, depth: usize, columns: usize) -> Self {
         debug_assert!(columns.is_multiple_of(LANE_BLOCK));
         Self { values: vec![0.0; depth * columns], depth, columns, width: panel_width(arch) }
+    }
+
+    /// Becomes some columns of a matrix with as many rows, padded with columns of zeros.
+    pub(crate) fn pack(&mut self, matrix: &Matrix, columns: Range<usize>) {
+        self.columns = padded(columns.len());
+        self.values.resize(self.depth * self.columns, 0.0);
+        for start in (0..self.columns).step_by(self.width) {
+            let width = self.width.min(self.columns - start);
+            let valid = width.min(columns.len().saturating_sub(start));
+            let (first, panel) = (columns.start + start, &mut self.values[start * self.depth..][..width * self.depth]);
+            if matrix.by_column {
+                transpose(&matrix.data[first * matrix.stride..], valid, self.depth, matrix.stride, width, panel);
+            } else {
+                let rows = panel.chunks_exact_mut(width).zip(matrix.data.chunks(matrix.stride));
+                rows.for_each(|(cells, row)| cells[..valid].copy_from_slice(&row[first..first + valid]));
+            }
+            if valid < width {
+                panel.chunks_exact_mut(width).for_each(|cells| cells[valid..].fill(0.0));
+            }
+        }
     }
 
     /// Sets the first values of a row.

@@ -1,9 +1,9 @@
 //! Layers with weights of their own for each embodiment (reference: `embodiment_conditioned_mlp.py`).
 
 use burn::module::{Module, Param};
-use burn::tensor::activation::{relu, silu};
+use burn::tensor::activation::relu;
 use burn::tensor::{Int, Tensor};
-use w2a_nn::NnError;
+use w2a_nn::{Activation, NnError, activate};
 
 use super::source::Weights;
 
@@ -119,6 +119,6 @@ impl ActionEncoder {
         let actions = self.w1.forward(actions, rows);
         let width = actions.dims()[2];
         let both = Tensor::cat(vec![actions, times.expand([batch, steps, width])], 2);
-        self.w3.forward(silu(self.w2.forward(both, rows)), rows)
+        self.w3.forward(activate(self.w2.forward(both, rows), Activation::Silu), rows)
     }
 }

@@ -4,11 +4,10 @@
 //! does only the rest.
 
 use burn::module::Module;
-use burn::tensor::activation::{gelu_approximate, silu};
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
-use w2a_nn::{Linear, NnError, tensor};
+use w2a_nn::{Activation, Linear, NnError, activate, tensor};
 
 use super::backbone::Features;
 use super::layers::{Tap, attend, key_bias, split_heads};
@@ -320,9 +319,9 @@ impl Dit {
         }
         let TimestepEmbedder { linear_1, linear_2 } = &self.timestep_encoder.timestep_embedder;
         let features = tensor(features, [times.len(), TIME_FEATURES], &device);
-        let temb = linear_2.forward(silu(linear_1.forward(features)));
+        let temb = linear_2.forward(activate(linear_1.forward(features), Activation::Silu));
         let width = temb.dims()[1];
-        let active = silu(temb.clone());
+        let active = activate(temb.clone(), Activation::Silu);
         let halves = |layer: &Linear| {
             let both = layer.forward(active.clone());
             (both.clone().narrow(1, 0, width), both.narrow(1, width, width))
@@ -375,7 +374,7 @@ impl Dit {
                 mixed = mixed * alive;
             }
             x = x + block.attn1.to_out.forward(mixed);
-            let h = gelu_approximate(block.ff.proj.forward(plain_norm(x.clone(), 1e-5)));
+            let h = activate(block.ff.proj.forward(plain_norm(x.clone(), 1e-5)), Activation::GeluTanh);
             x = x + block.ff.out.forward(h);
             tap("block", index, &x);
         }

@@ -2,10 +2,9 @@
 //! words.
 
 use burn::module::Module;
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 use serde::Deserialize;
-use w2a_nn::{NnError, tensor};
+use w2a_nn::{Activation, NnError, activate, tensor};
 
 use super::layers::{MASKED, Projection, RmsNorm, Tap, attend, split_heads};
 use super::source::Weights;
@@ -138,7 +137,9 @@ impl Layer {
         let mixed = attend(rotation.apply(query), rotation.apply(key), value, Some(bias.clone()));
         let x = x + self.o_proj.forward(mixed);
         let h = self.post_attention_layernorm.forward(x.clone());
-        x + self.down_proj.forward(silu(self.gate_proj.forward(h.clone())) * self.up_proj.forward(h))
+        x + self
+            .down_proj
+            .forward(activate(self.gate_proj.forward(h.clone()), Activation::Silu) * self.up_proj.forward(h))
     }
 }
 

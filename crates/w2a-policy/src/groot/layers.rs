@@ -72,7 +72,7 @@ impl Projection {
     pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [batch, tokens, input] = x.dims();
         let [output, _] = self.weight.dims();
-        x.reshape([batch * tokens, input]).matmul(self.weight.val().transpose()).reshape([batch, tokens, output])
+        w2a_nn::linear(x.reshape([batch * tokens, input]), self.weight.val(), None).reshape([batch, tokens, output])
     }
 }
 

@@ -4,9 +4,8 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu, gelu_approximate};
 use serde::Deserialize;
-use w2a_nn::{Linear, NnError, tensor};
+use w2a_nn::{Activation, Linear, NnError, activate, tensor};
 
 use super::layers::{Norm, Tap, attend, split_heads};
 use super::source::Weights;
@@ -118,7 +117,7 @@ impl Layer {
         let heads = |layer: &Linear| split_heads(layer.forward(h.clone()), self.heads);
         let mixed = attend(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None);
         let x = x + self.out_proj.forward(mixed);
-        let h = gelu_approximate(self.fc1.forward(self.layer_norm2.forward(x.clone())));
+        let h = activate(self.fc1.forward(self.layer_norm2.forward(x.clone())), Activation::GeluTanh);
         x + self.fc2.forward(h)
     }
 }
@@ -182,7 +181,7 @@ impl VisionTower {
         tap("vision_out", 0, &x);
         let x = unshuffle(x, [rows, columns], self.merge);
         tap("unshuffled", 0, &x);
-        let x = gelu(self.projector1.forward(self.projector_norm.forward(x)));
+        let x = activate(self.projector1.forward(self.projector_norm.forward(x)), Activation::Gelu);
         let x = self.projector2.forward(x);
         tap("projected", 0, &x);
         x
