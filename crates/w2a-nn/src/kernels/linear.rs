@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::op::{Operand, flex};
 use super::product::{Matrix, Panels, Row, Segment, columns_at_once, gather_product, padded};
+use super::recycle::Buffer;
 
 /// Rows below which packing the weights costs more than it saves.
 const FEWEST: usize = 8;
@@ -81,17 +82,12 @@ fn product(x: &[f32], rows: usize, input: usize, weight: &Matrix, bias: Option<&
         });
         let offset = |row: usize, width: usize| (row * width) as u32;
         let lines: Vec<Row> = (0..rows).map(|row| Row { from: offset(row, input), to: offset(row, width) }).collect();
-        let mut out = vec![0.0; rows * width];
+        let mut out = Buffer::take(rows * width);
         gather_product(arch, x, &lines, &segments, panels, bias.as_deref(), &mut out);
         out
     };
     let fresh = || Panels::zeros(arch, input, padded(step.min(output)));
-    let mut parts: Vec<Vec<f32>> = groups.par_iter().map_init(fresh, of_group).collect();
-    if let [only] = &mut parts[..]
-        && padded(output) == output
-    {
-        return std::mem::take(only);
-    }
+    let parts: Vec<Buffer> = groups.par_iter().map_init(fresh, of_group).collect();
     let mut out = vec![0.0; rows * output];
     let lines = BLOCK.div_ceil(output);
     out.par_chunks_mut(lines * output).enumerate().for_each(|(block, out)| {

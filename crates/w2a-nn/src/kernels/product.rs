@@ -85,7 +85,7 @@ impl Panels {
                 transpose(&matrix.data[first * matrix.stride..], valid, self.depth, matrix.stride, width, panel);
             } else {
                 let rows = panel.chunks_exact_mut(width).zip(matrix.data.chunks(matrix.stride));
-                rows.for_each(|(cells, row)| cells[..valid].copy_from_slice(&row[first..first + valid]));
+                rows.for_each(|(cells, row)| copy(&row[first..first + valid], cells));
             }
             if valid < width {
                 panel.chunks_exact_mut(width).for_each(|cells| cells[valid..].fill(0.0));
@@ -114,6 +114,15 @@ impl Panels {
     /// Adds another matrix of the same shape.
     pub(crate) fn add(&mut self, other: &Self) {
         self.values.iter_mut().zip(&other.values).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+/// Copies `from` to the start of `to`; a full panel's row without a call.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    match (from.first_chunk::<{ 2 * LANE_BLOCK }>(), to.first_chunk_mut::<{ 2 * LANE_BLOCK }>()) {
+        (Some(from), Some(to)) => *to = *from,
+        _ => to[..from.len()].copy_from_slice(from),
     }
 }
 
