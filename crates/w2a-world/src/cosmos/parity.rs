@@ -22,7 +22,7 @@ const TEXT: Tolerance = Tolerance { absolute: 2e-5, relative: 0.0, outliers: 0.0
 /// Of noise and its levels, computed in f64 and rounded.
 const ROUNDED: Tolerance = Tolerance { absolute: 0.0, relative: 1e-7, outliers: 0.0 };
 
-fn incomplete(what: &str, expected: &str) -> NnError {
+pub(super) fn incomplete(what: &str, expected: &str) -> NnError {
     NnError::Input {
         what: format!("parity fixture: {what}"),
         expected: expected.into(),
@@ -31,7 +31,7 @@ fn incomplete(what: &str, expected: &str) -> NnError {
 }
 
 /// The shape of a tensor of the fixture's `io.safetensors`.
-fn shape<const D: usize>(fixture: &Fixture, name: &str) -> Result<[usize; D], NnError> {
+pub(super) fn shape<const D: usize>(fixture: &Fixture, name: &str) -> Result<[usize; D], NnError> {
     let found = fixture.shape("io", name).and_then(|shape| shape.try_into().ok());
     found.ok_or_else(|| incomplete(name, &format!("a tensor with {D} dimensions")))
 }
@@ -54,11 +54,11 @@ fn keep(seen: &mut Result<Seen, NnError>, name: String, value: Tensor<1>) {
     }
 }
 
-/// The DiT, and its sampler if the fixture has one: component `cosmos_dit`.
+/// What the configuration of a fixture says of its DiT.
 ///
 /// # Errors
-/// A fixture that is incomplete, or of a form that was never released.
-pub fn cosmos_dit(fixture: &mut Fixture, device: &Device) -> Result<(), NnError> {
+/// A configuration that is incomplete, or of a form that was never released.
+pub(super) fn dit_options(fixture: &Fixture) -> Result<DitOptions, NnError> {
     for (key, value) in [
         ("use_adaln_lora", json!(true)),
         ("use_crossattn_projection", json!(false)),
@@ -69,12 +69,20 @@ pub fn cosmos_dit(fixture: &mut Fixture, device: &Device) -> Result<(), NnError>
         fixture.only(key, &value)?;
     }
     let ratio = |axis: &str| Ok::<_, NnError>(f64::from(fixture.number(&format!("rope_{axis}_extrapolation_ratio"))?));
-    let options = DitOptions {
+    Ok(DitOptions {
         rope: RopeRatios { time: ratio("t")?, height: ratio("h")?, width: ratio("w")? },
         patch: fixture.size("patch_spatial")?,
         patch_frames: fixture.size("patch_temporal")?,
         has_padding_mask: fixture.setting("concat_padding_mask") != Some(&json!(false)),
-    };
+    })
+}
+
+/// The DiT, and its sampler if the fixture has one: component `cosmos_dit`.
+///
+/// # Errors
+/// A fixture that is incomplete, or of a form that was never released.
+pub fn cosmos_dit(fixture: &mut Fixture, device: &Device) -> Result<(), NnError> {
+    let options = dit_options(fixture)?;
     let tensors = Tensors::of_state(fixture.weights()?, |name| names::dit(name, Weighting::Plain, false));
     let dit = Dit::load(&tensors, options, device, |_, _| {})?;
     if fixture.has("io", "fwd.x") {
