@@ -19,7 +19,7 @@ mod transformer;
 mod vision;
 mod weights;
 
-pub use checkpoint::{Checkpoint, load_weights, read_state, save_weights, write_state};
+pub use checkpoint::{Checkpoint, Unwritten, load_weights, read_state, save_weights, write_state, write_tensors};
 pub use device::{DEVICES, device};
 pub use error::NnError;
 pub use init::{Init, normal, uniform};

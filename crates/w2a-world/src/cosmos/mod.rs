@@ -9,6 +9,7 @@ mod dit;
 mod embed;
 mod flow;
 mod folder;
+pub mod memory;
 mod names;
 mod numpy;
 pub mod parity;

@@ -100,6 +100,22 @@ impl Tensors {
         }
     }
 
+    /// Values of all tensors, and the bytes that they take in memory: bf16 stays bf16 in matrices.
+    pub fn totals(&self) -> (u64, u64) {
+        let (mut values, mut bytes) = (0, 0);
+        for (name, (store, stored)) in &self.places {
+            let shape = self.find(name).unwrap_or_default();
+            let count = shape.iter().product::<usize>() as u64;
+            let is_half = match self.stores.get(*store) {
+                Some(Store::File(file)) => file.info(stored).is_some_and(|info| info.dtype == Dtype::BF16),
+                _ => false,
+            };
+            values += count;
+            bytes += if is_half && shape.len() > 1 { 2 * count } else { 4 * count };
+        }
+        (values, bytes)
+    }
+
     /// The shape of a tensor with `D` dimensions.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
 use w2a_nn::NnError;
 
+pub(crate) use backward::MOST_SCORES;
 pub use backward::{Activations, Differentiated};
 use block::{Block, Modulation, RmsNorm, Time, modulate};
 

@@ -7,7 +7,7 @@ use super::block::{Attention, Modulation};
 use crate::cosmos::source::Projection;
 
 /// Ends of the names of the layers that the authors adapt with LoRA (`lora_target_modules` of cosmos-predict2 1.0.9).
-pub(crate) const ADAPTED: [&str; 6] = ["q_proj", "k_proj", "v_proj", "output_proj", "mlp.layer1", "mlp.layer2"];
+const ADAPTED: [&str; 6] = ["q_proj", "k_proj", "v_proj", "output_proj", "mlp.layer1", "mlp.layer2"];
 
 /// The two layers of a modulation.
 fn modulation<'a>(name: &str, part: &'a mut Modulation) -> [(String, &'a mut Projection); 2] {
