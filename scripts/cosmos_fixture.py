@@ -4,6 +4,7 @@
     python scripts/cosmos_fixture.py dit OUT [options]        diffusers' CosmosTransformer3DModel, and the authors' sampler
     python scripts/cosmos_fixture.py vae OUT [options]        the authors' VAE_ (pip install --no-deps cosmos-predict2==1.0.9)
     python scripts/cosmos_fixture.py train OUT [options]      loss and gradients of a training step, in f64 by PyTorch's autograd
+    python scripts/cosmos_fixture.py tiles OUT [options]      diffusers' AutoencoderKLWan, in tiles
     python scripts/cosmos_fixture.py layout IN OUT            a fixture's weights under the names of diffusers
 
 Needs torch 2.7.1, diffusers 0.41.0, safetensors 0.8.0 and einops 0.8; docs/formats.md says what is in a fixture.
@@ -270,6 +271,33 @@ def vae(args):
     save(args.out, config, {"io": io, "layers": layers, "weights": model.state_dict()})
 
 
+def tiles(args):
+    from diffusers import AutoencoderKLWan
+
+    rows, columns = args.hw
+    config = {
+        "component": "wan_vae_tiled", "seed": args.seed, "dim": args.width, "z_dim": args.channels,
+        "dim_mult": args.multiples, "num_res_blocks": args.blocks, "attn_scales": [], "dropout": 0.0, "temporal_window": 4,
+        "temperal_downsample": [flag == "1" for flag in args.time], "frames": [],
+        "tiles": {"size": args.size, "stride": args.stride},
+    }
+    model = AutoencoderKLWan(base_dim=args.width, z_dim=args.channels, dim_mult=args.multiples, num_res_blocks=args.blocks,
+                             temperal_downsample=config["temperal_downsample"]).eval()
+    generator = randomise(model, args.seed)
+    model.enable_tiling(*args.size, *args.stride)
+    scale, count = 2 ** (len(args.multiples) - 1), 1 + (args.frames[0] - 1) // 2 ** args.time.count("1")
+    normal = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    mean, std = normal(args.channels), torch.rand(args.channels, generator=generator) + 0.5
+    video = torch.rand((1, 3, args.frames[0], rows, columns), generator=generator) * 2 - 1
+    latent = normal(1, args.channels, count, rows // scale, columns // scale)
+    each = lambda value: value[None, :, None, None, None]  # noqa: E731
+    with torch.no_grad():
+        found = (model.encode(video).latent_dist.mode() - each(mean)) / each(std)
+        io = {"latents_mean": mean, "latents_std": std, "tiled.video": video, "tiled.latent": found,
+              "tiled.random_latent": latent, "tiled.decode_random": model.decode(latent * each(std) + each(mean)).sample}
+    save(args.out, config, {"io": io, "weights": model.state_dict()})
+
+
 def layout(args):
     from diffusers import AutoencoderKLWan
     from diffusers.loaders import single_file_utils as convert
@@ -304,16 +332,21 @@ def main():
             command.add_argument(f"--{name}", type=kind, default=default)
     for command in (one, four):
         command.add_argument("--ratios", type=float, nargs=3, default=[5 / 6, 2.0, 2.0], help="of time, rows and columns")
-    two = commands.add_parser("vae")
+    two, five = commands.add_parser("vae"), commands.add_parser("tiles")
     two.set_defaults(run=vae)
-    for name, default in [("channels", 4), ("width", 8), ("blocks", 2), ("window", 16)]:
-        two.add_argument(f"--{name}", type=int, default=default)
-    two.add_argument("--multiples", type=int, nargs="+", default=[1, 2, 4, 4])
-    two.add_argument("--time", default="011", help="a digit for each stage but the last: whether it halves frames")
-    two.add_argument("--frames", type=int, nargs="+", default=[17])
-    for command in (one, two, four):
+    two.add_argument("--window", type=int, default=16)
+    five.set_defaults(run=tiles)
+    for name in ("size", "stride"):
+        five.add_argument(f"--{name}", type=int, nargs=2, default=[32, 40] if name == "size" else [24, 24])
+    for command in (two, five):
+        for name, default in [("channels", 4), ("width", 8), ("blocks", 2)]:
+            command.add_argument(f"--{name}", type=int, default=default)
+        command.add_argument("--multiples", type=int, nargs="+", default=[1, 2, 4, 4])
+        command.add_argument("--time", default="011", help="a digit for each stage but the last: whether it halves frames")
+        command.add_argument("--frames", type=int, nargs="+", default=[17])
+    for command in (one, two, four, five):
         command.add_argument("out", type=Path)
-        command.add_argument("--hw", type=int, nargs=2, default=[16, 40] if command is two else [6, 10])
+        command.add_argument("--hw", type=int, nargs=2, default=[16, 40] if command in (two, five) else [6, 10])
         command.add_argument("--seed", type=int, default=5)
     three = commands.add_parser("layout")
     three.set_defaults(run=layout)

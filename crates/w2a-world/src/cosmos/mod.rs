@@ -36,6 +36,6 @@ pub use sampler::{Conditions, Evaluation, SamplerConfig, noise, sample};
 pub use source::{LowRank, Projection, Tensors};
 pub use t5::{FeedForward, T5Config, T5Encoder, Tokens};
 pub use train_parity::cosmos_train;
-pub use vae::{Vae, VaeConfig};
+pub use vae::{Tiling, Vae, VaeConfig};
 pub use weights::DitWeights;
 pub use world::{Cosmos, CosmosConfig};

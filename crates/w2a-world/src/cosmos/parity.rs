@@ -11,7 +11,7 @@ use super::rope::RopeRatios;
 use super::sampler::{Conditions, SamplerConfig, noise, sample};
 use super::source::Tensors;
 use super::t5::{FeedForward, T5Config, T5Encoder, Tokens, rename};
-use super::vae::{Vae, VaeConfig};
+use super::vae::{Tiling, Vae, VaeConfig};
 
 /// Of the DiT: sums of a hundred terms, through several layers.
 const FORWARD: Tolerance = Tolerance { absolute: 5e-5, relative: 0.0, outliers: 0.0 };
@@ -239,7 +239,31 @@ pub fn wan_vae(fixture: &mut Fixture, device: &Device) -> Result<(), NnError> {
     for count in frames {
         whole(fixture, &vae, &format!("f{count}"), layers_of == Some(count), device)?;
     }
-    if fixture.has("io", "f1.latent") { first_frame(fixture, &vae) } else { Ok(()) }
+    if fixture.has("io", "f1.latent") {
+        first_frame(fixture, &vae)?;
+    }
+    if fixture.has("io", "tiled.video") { in_tiles(fixture, vae) } else { Ok(()) }
+}
+
+/// A video in tiles, as diffusers encodes and decodes it.
+fn in_tiles(fixture: &mut Fixture, vae: Vae) -> Result<(), NnError> {
+    let side = |key: &str| fixture.size(&format!("tiles.{key}"));
+    let tiling = Tiling { size: [side("size.0")?, side("size.1")?], stride: [side("stride.0")?, side("stride.1")?] };
+    let vae = vae.with_tiling(Some(tiling))?;
+    let [_, _, frames, rows, columns] = shape(fixture, "tiled.video")?;
+    let video = fixture.input("io", "tiled.video", &[1, 3, frames, rows, columns])?;
+    let latent = vae.encode(frames, [rows, columns], pieces(video, frames))?;
+    fixture.compare("io", "tiled.latent", &latent, FORWARD)?;
+    let [batch, channels, count, height, width] = shape(fixture, "tiled.random_latent")?;
+    let random = fixture.input("io", "tiled.random_latent", &[batch, channels, count, height, width])?;
+    let mut decoded = Vec::new();
+    vae.decode(&random, [count, height, width], |piece| {
+        decoded.push(piece);
+        Ok(())
+    })?;
+    // Diffusers cuts what is beyond the range of colours.
+    let decoded: Vec<f32> = joined(&decoded).into_iter().map(|value| value.clamp(-1.0, 1.0)).collect();
+    fixture.compare("io", "tiled.decode_random", &decoded, FORWARD)
 }
 
 /// The frames of a video `[1, 3, frames, rows, columns]` in pieces.
@@ -430,6 +454,11 @@ mod tests {
     #[test]
     fn the_video_autoencoder_agrees_with_pytorch() {
         holds("wan_vae", wan_vae, 80);
+    }
+
+    #[test]
+    fn tiles_agree_with_diffusers() {
+        holds("wan_vae_tiled", wan_vae, 2);
     }
 
     #[test]

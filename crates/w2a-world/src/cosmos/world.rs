@@ -16,7 +16,7 @@ use super::prompts::{PromptStore, shortened};
 use super::rope::RopeRatios;
 use super::sampler::{Conditions, SamplerConfig, noise, sample};
 use super::source::Tensors;
-use super::vae::{Vae, VaeConfig, WAN_BLOCKS};
+use super::vae::{Tiling, Vae, VaeConfig, WAN_BLOCKS};
 use crate::{GridVideo, LatentShape, Latents, ModelId, WorldModel};
 
 /// Pixels of a token's side: 8 of the autoencoder, 2 latents of a patch.
@@ -46,6 +46,9 @@ pub struct CosmosConfig {
     /// How positions are stretched, where the size of the model does not say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope: Option<RopeRatios>,
+    /// Encode and decode in tiles, which takes less memory and changes the result a little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<Tiling>,
     /// The sampler.
     pub sampler: SamplerConfig,
 }
@@ -61,6 +64,7 @@ impl Default for CosmosConfig {
             negative_prompt: String::new(),
             noise_seed: None,
             prompts: None,
+            tiles: None,
             sampler: SamplerConfig::default(),
         }
     }
@@ -95,6 +99,9 @@ impl CosmosConfig {
         }
         if !(2..=1024).contains(&self.latent_frames) {
             return wrong("latent_frames", "2 to 1024".into(), self.latent_frames.to_string());
+        }
+        if let Some(tiles) = self.tiles {
+            tiles.check(TOKEN / 2)?;
         }
         self.sampler.validate()
     }
@@ -228,7 +235,7 @@ impl Cosmos {
         }
         let what = "the video autoencoder of Wan 2.1, by the names of its authors or of diffusers";
         let tensors = Tensors::open(&self.folder.vae()?, what, |name, _| names::vae(name, WAN_BLOCKS))?;
-        let vae = Vae::load(&tensors, VaeConfig::wan(&tensors)?, &self.device)?;
+        let vae = Vae::load(&tensors, VaeConfig::wan(&tensors)?, &self.device)?.with_tiling(self.config.tiles)?;
         Ok(self.vae.get_or_init(|| vae))
     }
 
