@@ -147,7 +147,7 @@ fn what_does_not_fit_into_memory_is_refused_with_what_would() {
     let nothing = refused(&keep, 1000);
     assert!(nothing.contains("--world.latent_frames"), "{nothing}");
     // Enough for this training, were it to compute its activations again.
-    let again = refused(&keep, 7_400_000);
+    let again = refused(&keep, 2_000_000);
     assert!(again.contains("--activations recompute takes"), "{again}");
 }
 

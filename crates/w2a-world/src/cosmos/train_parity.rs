@@ -12,9 +12,6 @@ use super::source::{LowRank, Tensors};
 
 /// A loss is a mean of thousands of values.
 const LOSS: Tolerance = Tolerance { absolute: 0.0, relative: 2e-5, outliers: 0.0 };
-/// Gradients have passed through several layers twice.
-const GRADIENT: Tolerance = Tolerance { absolute: 2e-6, relative: 2e-4, outliers: 0.0 };
-
 /// Named tensors of which gradients are asked.
 #[derive(Default)]
 struct Leaves {
@@ -142,7 +139,7 @@ fn compare(
         fixture.compare("io", &format!("{part}.loss.{name}"), &[loss], LOSS)?;
         if weight == LossWeight::Flow {
             for (name, gradient) in found {
-                fixture.compare("io", &format!("{part}.grad.{name}"), &gradient, GRADIENT)?;
+                fixture.compare("io", &format!("{part}.grad.{name}"), &gradient, Tolerance::GRADIENT)?;
             }
         }
     }

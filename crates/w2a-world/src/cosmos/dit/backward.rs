@@ -146,17 +146,13 @@ impl Differentiated<'_> {
         let (mut x, time) = self.plain.begin(input.clone(), grid, &mut |_, _| {});
         let rope = self.plain.rope(grid, &device, &mut |_, _| {});
         let (mut inputs, mut kept) = (Vec::new(), Vec::new());
-        for (index, block) in self.plain.blocks.iter().enumerate() {
+        for index in 0..self.plain.blocks.len() {
+            // Also where the graph is not kept: burn's attention is another one in a graph, and rounds otherwise.
+            let recorded = self.record(index, &x, &time, &prompt, &rope)?;
+            let input = std::mem::replace(&mut x, plain(&recorded.out));
             match self.activations {
-                Activations::Recompute => {
-                    inputs.push(x.clone());
-                    x = block.forward(x, &time, &prompt, &rope, "", &mut |_, _| {});
-                }
-                Activations::Keep => {
-                    let recorded = self.record(index, &x, &time, &prompt, &rope)?;
-                    x = plain(&recorded.out);
-                    kept.push(recorded);
-                }
+                Activations::Recompute => inputs.push(input),
+                Activations::Keep => kept.push(recorded),
             }
         }
 
