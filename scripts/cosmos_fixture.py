@@ -3,6 +3,8 @@
 
     python scripts/cosmos_fixture.py dit OUT [options]        diffusers' CosmosTransformer3DModel, and the authors' sampler
     python scripts/cosmos_fixture.py vae OUT [options]        the authors' VAE_ (pip install --no-deps cosmos-predict2==1.0.9)
+    python scripts/cosmos_fixture.py train OUT [options]      loss and gradients of a training step, in f64 by PyTorch's autograd
+    python scripts/cosmos_fixture.py tiles OUT [options]      diffusers' AutoencoderKLWan, in tiles
     python scripts/cosmos_fixture.py layout IN OUT            a fixture's weights under the names of diffusers
 
 Needs torch 2.7.1, diffusers 0.41.0, safetensors 0.8.0 and einops 0.8; docs/formats.md says what is in a fixture.
@@ -71,16 +73,77 @@ def transformer(config):
         rope_scale=tuple(ratios), concat_padding_mask=config["concat_padding_mask"], extra_pos_embed_type=None)
 
 
-def dit(args):
-    channels, frames, height, width = args.channels, args.frames, *args.hw
-    config = {
-        "component": "cosmos_dit", "seed": args.seed, "in_channels": channels, "out_channels": channels,
+def dit_config(args, component):
+    return {
+        "component": component, "seed": args.seed, "in_channels": args.channels, "out_channels": args.channels,
         "patch_spatial": 2, "patch_temporal": 1, "concat_padding_mask": True, "model_channels": args.width,
         "num_blocks": args.blocks, "num_heads": args.heads, "mlp_ratio": args.mlp_ratio,
         "crossattn_emb_channels": args.context, "use_crossattn_projection": False, "pos_emb_cls": "rope3d",
         "use_adaln_lora": True, "adaln_lora_dim": args.rank, "rope_t_extrapolation_ratio": args.ratios[0],
         "rope_h_extrapolation_ratio": args.ratios[1], "rope_w_extrapolation_ratio": args.ratios[2],
         "extra_per_block_abs_pos_emb": False, "rope_enable_fps_modulation": False,
+    }
+
+
+def train(args):
+    """The loss of the authors' Video2World training, and its gradients: of all weights, and of adapters of low rank."""
+    channels, frames, height, width = args.channels, args.frames, *args.hw
+    config = dit_config(args, "cosmos_train") | {
+        "frames_known": args.known, "sigma": args.sigma, "sigma_conditional": 0.0001, "loss_scale": 10.0,
+        "lora": {"rank": args.lora_rank, "alpha": args.lora_alpha},
+    }
+    model = transformer(config).eval()
+    generator = randomise(model, args.seed)
+    weights = {official(name): value.clone() for name, value in model.state_dict().items()}
+    model = model.double()
+    normal = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    io = {"clean": normal(1, channels, frames, height, width), "noise": normal(1, channels, frames, height, width),
+          "crossattn_emb": normal(1, args.words, args.context)}
+    clean, noise, words = (value.double() for value in io.values())
+    sigma = torch.full((1, 1, frames, 1, 1), args.sigma, dtype=torch.float64)
+    mask = torch.zeros_like(clean[:, :1])
+    mask[:, :, :args.known] = 1.0
+
+    def losses():
+        time, time_known = sigma / (sigma + 1), 1e-4 / (1e-4 + 1)
+        noisy = clean + noise * sigma
+        given = clean * mask + noisy * (1 - time) * (1 - mask)
+        times = torch.where(torch.arange(frames)[:, None, None] < args.known, torch.tensor(time_known).double(), time)
+        out = model(given, times, words, condition_mask=mask, padding_mask=torch.zeros(1, 1, height, width).double(),
+                    return_dict=False)[0]
+        predicted = clean * mask + ((1 - time) * noisy - time * out) * (1 - mask)
+        error = (clean - predicted) ** 2
+        # Of RectifiedFlowScaling.sigma_loss_weights, and of get_per_sigma_loss_weights.
+        weights = {"flow": (1 + sigma) ** 2 / sigma**2, "release": (sigma**2 + 1) / sigma**2}
+        return {name: (error * weight).mean() * config["loss_scale"] for name, weight in weights.items()}
+
+    found = losses()
+    found["flow"].backward()
+    io |= {f"full.loss.{name}": value.float()[None] for name, value in found.items()}
+    io |= {f"full.grad.{official(name)}": value.grad.float() for name, value in model.named_parameters()}
+    ends = ("q_proj", "k_proj", "v_proj", "output_proj", "mlp.layer1", "mlp.layer2")
+    adapters = {}
+    for name, module in model.named_modules():
+        if official(name).endswith(ends) and isinstance(module, torch.nn.Linear):
+            a, b = (normal(*shape) / 4 for shape in ((args.lora_rank, module.in_features), (module.out_features, args.lora_rank)))
+            for part, value in (("lora_A", a), ("lora_B", b)):
+                weights[f"{official(name)}.{part}.weight"] = value
+            pair = [value.double().requires_grad_() for value in (a, b)]
+            adapters[official(name)] = pair
+            scale = args.lora_alpha / args.lora_rank
+            module.register_forward_hook(
+                lambda _, given, out, pair=pair, scale=scale: out + given[0] @ pair[0].T @ pair[1].T * scale)
+    found = losses()
+    found["flow"].backward()
+    io |= {f"lora.loss.{name}": value.float()[None] for name, value in found.items()}
+    for name, pair in adapters.items():
+        io |= {f"lora.grad.{name}.{part}.weight": value.grad.float() for part, value in zip(("lora_A", "lora_B"), pair)}
+    save(args.out, config, {"io": io, "weights": weights})
+
+
+def dit(args):
+    channels, frames, height, width = args.channels, args.frames, *args.hw
+    config = dit_config(args, "cosmos_dit") | {
         "sampler": {
             "num_steps": args.steps, "sigma_max": 80.0, "sigma_min": 0.002, "rho": 7.0, "guidance": args.guidance,
             "num_conditional_latent_frames": args.known, "sigma_conditional": 0.0001, "noise_seed": args.seed,
@@ -208,6 +271,33 @@ def vae(args):
     save(args.out, config, {"io": io, "layers": layers, "weights": model.state_dict()})
 
 
+def tiles(args):
+    from diffusers import AutoencoderKLWan
+
+    rows, columns = args.hw
+    config = {
+        "component": "wan_vae_tiled", "seed": args.seed, "dim": args.width, "z_dim": args.channels,
+        "dim_mult": args.multiples, "num_res_blocks": args.blocks, "attn_scales": [], "dropout": 0.0, "temporal_window": 4,
+        "temperal_downsample": [flag == "1" for flag in args.time], "frames": [],
+        "tiles": {"size": args.size, "stride": args.stride},
+    }
+    model = AutoencoderKLWan(base_dim=args.width, z_dim=args.channels, dim_mult=args.multiples, num_res_blocks=args.blocks,
+                             temperal_downsample=config["temperal_downsample"]).eval()
+    generator = randomise(model, args.seed)
+    model.enable_tiling(*args.size, *args.stride)
+    scale, count = 2 ** (len(args.multiples) - 1), 1 + (args.frames[0] - 1) // 2 ** args.time.count("1")
+    normal = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    mean, std = normal(args.channels), torch.rand(args.channels, generator=generator) + 0.5
+    video = torch.rand((1, 3, args.frames[0], rows, columns), generator=generator) * 2 - 1
+    latent = normal(1, args.channels, count, rows // scale, columns // scale)
+    each = lambda value: value[None, :, None, None, None]  # noqa: E731
+    with torch.no_grad():
+        found = (model.encode(video).latent_dist.mode() - each(mean)) / each(std)
+        io = {"latents_mean": mean, "latents_std": std, "tiled.video": video, "tiled.latent": found,
+              "tiled.random_latent": latent, "tiled.decode_random": model.decode(latent * each(std) + each(mean)).sample}
+    save(args.out, config, {"io": io, "weights": model.state_dict()})
+
+
 def layout(args):
     from diffusers import AutoencoderKLWan
     from diffusers.loaders import single_file_utils as convert
@@ -230,23 +320,33 @@ def layout(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("dit")
+    one, four = commands.add_parser("dit"), commands.add_parser("train")
     one.set_defaults(run=dit)
+    four.set_defaults(run=train)
+    for name, kind, default in [("lora-rank", int, 3), ("lora-alpha", float, 6.0), ("sigma", float, 1.7)]:
+        four.add_argument(f"--{name}", type=kind, default=default)
     for name, kind, default in [("channels", int, 16), ("frames", int, 4), ("width", int, 80), ("heads", int, 2),
                                 ("blocks", int, 3), ("mlp-ratio", float, 4.0), ("context", int, 20), ("rank", int, 8),
                                 ("words", int, 5), ("steps", int, 4), ("guidance", float, 3.0), ("known", int, 2)]:
-        one.add_argument(f"--{name}", type=kind, default=default)
-    one.add_argument("--ratios", type=float, nargs=3, default=[5 / 6, 2.0, 2.0], help="of time, rows and columns")
-    two = commands.add_parser("vae")
+        for command in (one, four):
+            command.add_argument(f"--{name}", type=kind, default=default)
+    for command in (one, four):
+        command.add_argument("--ratios", type=float, nargs=3, default=[5 / 6, 2.0, 2.0], help="of time, rows and columns")
+    two, five = commands.add_parser("vae"), commands.add_parser("tiles")
     two.set_defaults(run=vae)
-    for name, default in [("channels", 4), ("width", 8), ("blocks", 2), ("window", 16)]:
-        two.add_argument(f"--{name}", type=int, default=default)
-    two.add_argument("--multiples", type=int, nargs="+", default=[1, 2, 4, 4])
-    two.add_argument("--time", default="011", help="a digit for each stage but the last: whether it halves frames")
-    two.add_argument("--frames", type=int, nargs="+", default=[17])
-    for command in (one, two):
+    two.add_argument("--window", type=int, default=16)
+    five.set_defaults(run=tiles)
+    for name in ("size", "stride"):
+        five.add_argument(f"--{name}", type=int, nargs=2, default=[32, 40] if name == "size" else [24, 24])
+    for command in (two, five):
+        for name, default in [("channels", 4), ("width", 8), ("blocks", 2)]:
+            command.add_argument(f"--{name}", type=int, default=default)
+        command.add_argument("--multiples", type=int, nargs="+", default=[1, 2, 4, 4])
+        command.add_argument("--time", default="011", help="a digit for each stage but the last: whether it halves frames")
+        command.add_argument("--frames", type=int, nargs="+", default=[17])
+    for command in (one, two, four, five):
         command.add_argument("out", type=Path)
-        command.add_argument("--hw", type=int, nargs=2, default=[6, 10] if command is one else [16, 40])
+        command.add_argument("--hw", type=int, nargs=2, default=[16, 40] if command in (two, five) else [6, 10])
         command.add_argument("--seed", type=int, default=5)
     three = commands.add_parser("layout")
     three.set_defaults(run=layout)

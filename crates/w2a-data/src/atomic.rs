@@ -11,6 +11,15 @@ use std::path::Path;
 /// # Errors
 /// The underlying error, naming the path.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_atomic_with(path, |partial| fs_err::File::create(partial)?.write_all(bytes))
+}
+
+/// [`write_atomic`] for what is too large to be in memory as a whole: `write` makes the file under the name of the temporary
+/// sibling.
+///
+/// # Errors
+/// As [`write_atomic`], and what `write` fails with.
+pub fn write_atomic_with(path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let Some(name) = path.file_name() else {
         let words = format!("{} has no file name", path.display());
         return Err(io::Error::new(ErrorKind::InvalidInput, words));
@@ -19,9 +28,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs_err::create_dir_all(parent)?;
     let partial = parent.join(format!(".{}.partial", name.to_string_lossy()));
     let result = (|| {
-        let mut file = fs_err::File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+        write(&partial)?;
+        fs_err::File::options().write(true).open(&partial)?.sync_all()?;
         fs_err::rename(&partial, path)
     })();
     if result.is_err() {

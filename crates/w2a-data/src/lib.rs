@@ -17,7 +17,7 @@ mod source;
 mod statistics;
 pub mod video;
 
-pub use atomic::write_atomic;
+pub use atomic::{write_atomic, write_atomic_with};
 pub use chunks::{ActionChunks, ChunkError, Remainder};
 pub use convert::{ConvertError, ConvertOptions, Converted, Skipped, convert};
 pub use dataset::{

@@ -4,11 +4,12 @@
 //! `training_state/{optimizer.safetensors, step.json}`; `checkpoints/last` is a relative link to the newest. A folder
 //! appears under its name only when it is complete, so a kill at any moment leaves the previous one valid.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
 use w2a_data::write_atomic;
 
 use crate::{AdamW, AdamWConfig, Array, NnError, StateDict, WeightsFile, load_state, state_dict};
@@ -34,44 +35,101 @@ pub fn load_weights<M: Module>(module: M, path: &Path) -> Result<M, NnError> {
 /// # Errors
 /// If the disk fails.
 pub fn write_state(state: &StateDict, path: &Path) -> Result<(), NnError> {
-    let views: Result<Vec<_>, _> = state
-        .iter()
-        .map(|(name, array)| {
-            let bytes: Vec<u8> = array.data.iter().flat_map(|value| value.to_le_bytes()).collect();
-            (name, array.shape.clone(), bytes)
-        })
-        .map(|(name, shape, bytes)| OwnedView::new(shape, bytes).map(|view| (name.clone(), view)))
-        .collect();
-    let format =
-        |reason: safetensors::SafeTensorError| NnError::Format { path: path.to_owned(), reason: reason.to_string() };
-    let bytes = safetensors::serialize(views.map_err(format)?, None).map_err(format)?;
-    write_atomic(path, &bytes).map_err(|source| NnError::Io { action: "saving weights", source })
+    write_arrays(state.iter().map(|(name, array)| (name.clone(), array)), path)
 }
 
-struct OwnedView {
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+/// [`write_state`] of arrays that lie anywhere.
+fn write_arrays<'a>(arrays: impl Iterator<Item = (String, &'a Array)>, path: &Path) -> Result<(), NnError> {
+    write_tensors(
+        arrays.map(|(name, array)| {
+            let values = || Ok(std::borrow::Cow::Borrowed(&array.data[..]));
+            (name, Unwritten { is_half: false, shape: array.shape.clone(), values: Box::new(values) })
+        }),
+        path,
+    )
 }
 
-impl OwnedView {
-    fn new(shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, safetensors::SafeTensorError> {
-        TensorView::new(Dtype::F32, shape.clone(), &bytes)?;
-        Ok(Self { shape, bytes })
+/// A tensor to be written, whose values are asked for when its turn comes.
+pub struct Unwritten<'a> {
+    /// Whether values are rounded to the nearest bf16; else they are f32.
+    pub is_half: bool,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Its values, row-major.
+    pub values: Box<dyn Fn() -> Result<std::borrow::Cow<'a, [f32]>, NnError> + 'a>,
+}
+
+/// Writes named tensors to a safetensors file, atomically, with the values of one of them in memory at a time.
+///
+/// # Errors
+/// If the disk fails, if the values of a tensor cannot be had, or do not fill its shape.
+pub fn write_tensors<'a>(tensors: impl Iterator<Item = (String, Unwritten<'a>)>, path: &Path) -> Result<(), NnError> {
+    let failed = RefCell::new(None);
+    let views: Vec<(String, View)> =
+        tensors.map(|(name, tensor)| (name.clone(), View { name, tensor, failed: &failed })).collect();
+    let mut problem = None;
+    let written =
+        w2a_data::write_atomic_with(path, |partial| match safetensors::serialize_to_file(views, None, partial) {
+            Err(safetensors::SafeTensorError::IoError(error)) => Err(error),
+            Err(error) => {
+                problem = Some(NnError::Format { path: path.to_owned(), reason: error.to_string() });
+                Err(std::io::ErrorKind::InvalidData.into())
+            }
+            Ok(()) => {
+                problem = failed.take();
+                if problem.is_some() { Err(std::io::ErrorKind::InvalidData.into()) } else { Ok(()) }
+            }
+        });
+    match (problem, written) {
+        (Some(problem), _) => Err(problem),
+        (None, written) => written.map_err(|source| NnError::Io { action: "saving weights", source }),
     }
 }
 
-impl safetensors::View for OwnedView {
+struct View<'a, 'b> {
+    name: String,
+    tensor: Unwritten<'a>,
+    /// The trait cannot fail, so the first failure waits here.
+    failed: &'b RefCell<Option<NnError>>,
+}
+
+impl View<'_, '_> {
+    fn bytes(&self) -> Result<Vec<u8>, NnError> {
+        let values = (self.tensor.values)()?;
+        let bytes: Vec<u8> = if self.tensor.is_half {
+            values.iter().flat_map(|value| burn::tensor::bf16::from_f32(*value).to_le_bytes()).collect()
+        } else {
+            values.iter().flat_map(|value| value.to_le_bytes()).collect()
+        };
+        if bytes.len() == safetensors::View::data_len(self) {
+            return Ok(bytes);
+        }
+        Err(NnError::Input {
+            what: format!("tensor {:?} to be written", self.name),
+            expected: format!("values that fill {:?}", self.tensor.shape),
+            got: format!("{} of them", values.len()),
+        })
+    }
+}
+
+impl safetensors::View for View<'_, '_> {
     fn dtype(&self) -> Dtype {
-        Dtype::F32
+        if self.tensor.is_half { Dtype::BF16 } else { Dtype::F32 }
     }
     fn shape(&self) -> &[usize] {
-        &self.shape
+        &self.tensor.shape
     }
     fn data(&self) -> std::borrow::Cow<'_, [u8]> {
-        (&self.bytes).into()
+        self.bytes()
+            .unwrap_or_else(|error| {
+                self.failed.borrow_mut().get_or_insert(error);
+                vec![0; self.data_len()]
+            })
+            .into()
     }
     fn data_len(&self) -> usize {
-        self.bytes.len()
+        let size = if self.tensor.is_half { 2 } else { 4 };
+        self.tensor.shape.iter().product::<usize>() * size
     }
 }
 
@@ -177,11 +235,11 @@ impl Checkpoint {
         fs_err::create_dir_all(partial.join("training_state")).map_err(io)?;
         write_state(weights, &partial.join("model.safetensors"))?;
         let (first, second) = optimiser.moments();
-        let mut state = StateDict::new();
-        for (prefix, part) in [("param", raw), ("exp_avg", first), ("exp_avg_sq", second)] {
-            state.extend(part.iter().map(|(name, array)| (format!("{prefix}.{name}"), array.clone())));
-        }
-        write_state(&state, &partial.join("training_state").join("optimizer.safetensors"))?;
+        let state = [("param", raw), ("exp_avg", first), ("exp_avg_sq", second)];
+        let state = state
+            .into_iter()
+            .flat_map(|(prefix, part)| part.iter().map(move |(name, array)| (format!("{prefix}.{name}"), array)));
+        write_arrays(state, &partial.join("training_state").join("optimizer.safetensors"))?;
         let config_text = serde_json::to_vec_pretty(config).unwrap_or_default();
         write_atomic(&partial.join("config.json"), &config_text).map_err(io)?;
         let step_text = serde_json::to_vec(&Step { step }).unwrap_or_default();

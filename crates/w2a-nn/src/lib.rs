@@ -19,7 +19,7 @@ mod transformer;
 mod vision;
 mod weights;
 
-pub use checkpoint::{Checkpoint, load_weights, read_state, save_weights, write_state};
+pub use checkpoint::{Checkpoint, Unwritten, load_weights, read_state, save_weights, write_state, write_tensors};
 pub use device::{DEVICES, device};
 pub use error::NnError;
 pub use init::{Init, normal, uniform};
@@ -29,7 +29,9 @@ pub use optim::{AdamW, AdamWConfig, NamedGradients, named_gradients};
 pub use parity::{Comparison, Fixture, Line, ParityReport, Tolerance, compare};
 pub use state::{Array, StateDict, load_state, state_dict};
 pub use text::{TEXT_DIM, embed_text};
-pub use train::{Losses, SHARDS, StepReport, TrainConfig, Training, in_shards, train, train_sharded, trainable};
+pub use train::{
+    Losses, SHARDS, StepReport, TrainConfig, Training, in_shards, train, train_by_gradients, train_sharded, trainable,
+};
 pub use transformer::{Block, BlockConfig, timestep_embedding};
 pub use vision::{ImageBatch, VisionConfig, VisionTrunk};
 pub use weights::{Converted, Dtype, TensorInfo, WeightsFile, WeightsFormat, WeightsProblem, convert};

@@ -108,10 +108,34 @@ pub fn train<M: Module>(
     on_step: impl FnMut(&StepReport),
 ) -> Result<M, NnError> {
     let gradients = |model: &M, step: usize| {
-        let mut rng = w2a_data::stream(training.seed, &format!("train/{}/{step}", training.name));
+        let mut rng = step_stream(training, step);
         backward(model, loss(model, step, &mut rng)?)
     };
     descend(model, training, gradients, on_step)
+}
+
+/// [`train`] for models whose gradients are not found by one pass over one graph: `gradients` gets the model, the update's
+/// index and its random stream, and gives the value of the loss with the gradients by parameter name.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_by_gradients<M: Module>(
+    model: M,
+    training: &Training,
+    mut gradients: impl FnMut(&M, usize, &mut ChaCha8Rng) -> Result<(f32, NamedGradients), NnError>,
+    on_step: impl FnMut(&StepReport),
+) -> Result<M, NnError> {
+    let gradients = |model: &M, step: usize| {
+        let mut rng = step_stream(training, step);
+        let (loss, gradients) = gradients(model, step, &mut rng)?;
+        Ok((vec![("loss", loss)], gradients))
+    };
+    descend(model, training, gradients, on_step)
+}
+
+/// The random stream of an update.
+fn step_stream(training: &Training, step: usize) -> ChaCha8Rng {
+    w2a_data::stream(training.seed, &format!("train/{}/{step}", training.name))
 }
 
 /// [`train`] for losses that are means over independent samples: `loss` also gets how many samples to draw, and is called

@@ -9,13 +9,13 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
 use w2a_data::{Dataset, Episode, Source};
-use w2a_nn::{Array, Checkpoint, Init, NnError, StepReport, TrainConfig, Training, state_dict};
+use w2a_nn::{Array, Checkpoint, Init, NnError, TrainConfig, Training, state_dict};
 use w2a_policy::groot::GrootOptions;
 use w2a_posttrain::{Lora, LoraConfig};
-use w2a_report::{Metrics, Progress};
 
 use crate::PipelineError;
 use crate::groot_data::{Layout, Sample, load, nearby};
+use crate::tuning::{TrainingLog, as_input, check_training, config_error};
 
 /// Name of the training, in logs and random streams.
 const NAME: &str = "policy/finetune";
@@ -59,7 +59,7 @@ pub struct FinetuneRequest {
 /// A checkpoint or dataset that cannot be read or that do not belong together, a folder that exists without `resume`, a
 /// training that diverges.
 pub fn finetune(request: &FinetuneRequest) -> Result<String, PipelineError> {
-    check(request)?;
+    check_training(&request.out, request.resume, [request.steps, request.batch], request.lr)?;
     let source = Source::open(&request.dataset)?;
     let device = w2a_nn::device(&request.device)?;
     let options =
@@ -90,13 +90,8 @@ pub fn finetune(request: &FinetuneRequest) -> Result<String, PipelineError> {
         "alpha": request.lora.alpha, "dataset": dataset.fingerprint()?
     });
     let done = Checkpoint::new(&request.out).step()?;
-    let metrics = match request.resume {
-        true => Metrics::resume(&request.out, NAME, done as u64)?,
-        false => Metrics::create(&request.out)?,
-    };
+    let mut log = TrainingLog::open(NAME, &request.out, request.resume, done)?;
     let training = Training { name: NAME, dir: Some(&request.out), seed: request.seed, config: &config, depends };
-    let mut log = Log { metrics, progress: Progress::new(&[(NAME, 1.0)]), failed: None, last: None };
-    log.progress.start(NAME);
     let loss = |lora: &Lora, _: usize, rng: &mut ChaCha8Rng| {
         let chosen: Vec<(usize, usize)> =
             (0..request.batch).map(|_| starts[rng.random_range(0..starts.len())]).collect();
@@ -106,13 +101,9 @@ pub fn finetune(request: &FinetuneRequest) -> Result<String, PipelineError> {
         Ok((adapted.flow_loss(&observation, &actions, rng)?, vec![]))
     };
     let lora = w2a_nn::train(lora, &training, loss, |report| log.step(report))?;
-    log.progress.finish(NAME);
-    if let Some(error) = log.failed {
-        return Err(error.into());
-    }
+    let last = log.finish()?;
     let adapter = request.out.join("adapter");
     lora.save_peft(&adapter)?;
-    let last = log.last.map_or_else(|| "it was done already".into(), |loss| format!("last loss {loss:.5}"));
     Ok(format!(
         "{}: LoRA of rank {} on {} layers, {trainable} trainable parameters, {} steps; {last}\n",
         adapter.display(),
@@ -120,49 +111,6 @@ pub fn finetune(request: &FinetuneRequest) -> Result<String, PipelineError> {
         lora.names().len(),
         request.steps
     ))
-}
-
-fn config_error(key: &str, expected: String, got: String) -> PipelineError {
-    PipelineError::Config { key: key.into(), expected, got }
-}
-
-/// What can be refused before anything is read.
-fn check(request: &FinetuneRequest) -> Result<(), PipelineError> {
-    let exists = request.out.exists();
-    if exists && !request.resume {
-        let expected = "a folder that does not exist yet, or --resume".into();
-        return Err(config_error("--out", expected, request.out.display().to_string()));
-    }
-    if !exists && request.resume {
-        let expected = "the folder of a training, because of --resume".into();
-        return Err(config_error("--out", expected, format!("{}, which does not exist", request.out.display())));
-    }
-    if request.steps == 0 || request.batch == 0 || !(request.lr.is_finite() && request.lr > 0.0) {
-        let got = format!("{}, {} and {}", request.steps, request.batch, request.lr);
-        return Err(config_error("--steps, --batch and --lr", "numbers above 0".into(), got));
-    }
-    Ok(())
-}
-
-/// The log of the updates. An error of the disk is kept until the training is over: losing its result would be worse.
-struct Log {
-    metrics: Metrics,
-    progress: Progress,
-    failed: Option<w2a_report::MetricsError>,
-    last: Option<f32>,
-}
-
-impl Log {
-    fn step(&mut self, report: &StepReport) {
-        let loss = report.losses.first().map_or(f32::NAN, |(_, loss)| *loss);
-        let numbers = [("loss", loss), ("grad_norm", report.grad_norm), ("lr", report.lr)];
-        let numbers = numbers.map(|(name, value)| (name, f64::from(value)));
-        if let Err(error) = self.metrics.log(NAME, report.step as u64 - 1, &numbers) {
-            self.failed.get_or_insert(error);
-        }
-        self.progress.tick(report.step as u64, report.steps as u64, &format!("step {}, loss {loss:.4}", report.step));
-        self.last = Some(loss);
-    }
 }
 
 /// The rows of all episodes, without images, and the steps from which a whole chunk is left: `(episode, step)`.
@@ -181,17 +129,6 @@ fn plan(dataset: &Dataset, layout: &Layout) -> Result<(Vec<Episode>, Vec<(usize,
         return Err(config_error("dataset", expected, "shorter ones".into()));
     }
     Ok((episodes, starts))
-}
-
-fn as_input(error: PipelineError) -> NnError {
-    match error {
-        PipelineError::Model(error) => error,
-        other => NnError::Input {
-            what: "a batch of the dataset".into(),
-            expected: "steps that can be read".into(),
-            got: other.to_string(),
-        },
-    }
 }
 
 /// Observations and raw actions of the chosen steps.

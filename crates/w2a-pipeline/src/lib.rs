@@ -28,9 +28,11 @@ mod progress;
 mod report;
 mod serve;
 mod stage2;
+mod tuning;
 mod validate;
 mod weights;
 mod world;
+mod world_finetune;
 
 use std::path::{Path, PathBuf};
 
@@ -54,9 +56,10 @@ pub use w2a_posttrain::LoraConfig;
 pub use w2a_serve::simulator::{EvalProtocol, SUITES as LIBERO_SUITES};
 pub use w2a_serve::{Layout, Protocol};
 pub use w2a_sim::Scene;
-pub use w2a_world::Rig;
-pub use w2a_world::cosmos::CosmosConfig;
+pub use w2a_world::cosmos::{Activations, CosmosConfig, FlowLoss, LossWeight};
+pub use w2a_world::{Layout as CameraLayout, Rig};
 pub use weights::{convert_weights, list_weights};
+pub use world_finetune::{Method, WorldFinetuneRequest, world_finetune, write_tiny_world};
 
 /// How [`convert_data`] converts, and the versions it can write.
 pub use w2a_data::video::Encoding;

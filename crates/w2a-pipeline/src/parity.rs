@@ -16,6 +16,7 @@ const COMPONENTS: &[(&str, Check)] = &[
     ("stage1_v2", w2a_align::parity::stage1_v2),
     ("stage1_action_vae", w2a_align::parity::stage1_action_vae),
     ("cosmos_dit", w2a_world::cosmos::parity::cosmos_dit),
+    ("cosmos_train", w2a_world::cosmos::cosmos_train),
     ("wan_vae", w2a_world::cosmos::parity::wan_vae),
     ("t5_encoder", w2a_world::cosmos::parity::t5_encoder),
     ("gr00t_preprocess", groot::gr00t_preprocess),

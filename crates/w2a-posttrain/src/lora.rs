@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, Param};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use w2a_align::{Diagnostics, FrozenAdapters};
 use w2a_data::{Normaliser, Observation};
 use w2a_nn::{Init, NnError, StepReport, Training, tensor};
@@ -35,13 +35,20 @@ impl Default for LoraConfig {
     }
 }
 
+impl LoraConfig {
+    /// By what `B A` is multiplied.
+    pub fn scale(&self) -> f32 {
+        self.alpha / self.rank as f32
+    }
+}
+
 /// One layer's change, `alpha / rank · B A`.
 #[derive(Module, Debug)]
 struct LowRank {
     /// `A`, `[rank, in]`.
-    a: Param<burn::tensor::Tensor<2>>,
+    a: Param<Tensor<2>>,
     /// `B`, `[out, rank]`.
-    b: Param<burn::tensor::Tensor<2>>,
+    b: Param<Tensor<2>>,
 }
 
 /// Low-rank changes of a policy's linear layers; it starts as the identity (`B = 0`).
@@ -64,7 +71,10 @@ impl Lora {
     }
 
     /// Fresh adapters for layers with these names and sizes `[out, in]`.
-    pub(crate) fn of_layers<'a>(
+    ///
+    /// # Errors
+    /// As [`Lora::new`].
+    pub fn of_layers<'a>(
         config: &LoraConfig,
         sizes: impl Iterator<Item = (&'a str, [usize; 2])>,
         init: &mut Init,
@@ -88,6 +98,11 @@ impl Lora {
     /// The adapted layers' names.
     pub fn names(&self) -> &[String] {
         &self.names
+    }
+
+    /// Every adapted layer's name, `A` `[rank, in]` and `B` `[out, rank]`; see [`LoraConfig::scale`].
+    pub fn factors(&self) -> impl Iterator<Item = (&str, Tensor<2>, Tensor<2>)> {
+        self.names.iter().zip(&self.layers).map(|(name, LowRank { a, b })| (name.as_str(), a.val(), b.val()))
     }
 
     /// Its size.
@@ -114,7 +129,7 @@ impl Lora {
                     expected: vec![output, input],
                 });
             }
-            let change = b.val().matmul(a.val()) * (gain * self.alpha / self.rank as f32);
+            let change = b.val().matmul(a.val()) * (gain * self.config().scale());
             layer.weight = Param::initialized(layer.weight.id, layer.weight.val() + change);
         }
         match left.into_keys().next() {

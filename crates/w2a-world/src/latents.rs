@@ -54,12 +54,34 @@ impl Latents {
         &self.data[self.shape.len()..]
     }
 
+    /// The same values as `[channels, 1 + T, height, width]`, as networks take them.
+    pub fn channels_first(&self) -> Vec<f32> {
+        turned(&self.data, self.data.len() / self.shape.len().max(1), self.shape.height * self.shape.width)
+    }
+
+    /// Latents from `[channels, 1 + T, height, width]`.
+    pub fn from_channels_first(shape: LatentShape, data: &[f32]) -> Self {
+        Self { shape, data: turned(data, shape.channels, shape.height * shape.width) }
+    }
+
     /// Mean squared difference per chunk of the futures, over the chunks both have.
     pub fn distance(&self, other: &Self) -> Vec<f32> {
         let len = self.shape.len();
         let pairs = self.future().chunks_exact(len).zip(other.future().chunks_exact(len));
         pairs.map(|(a, b)| mean_squared_difference(a, b)).collect()
     }
+}
+
+/// `[outer, inner, len]` → `[inner, outer, len]`.
+fn turned(data: &[f32], outer: usize, len: usize) -> Vec<f32> {
+    let inner = data.len() / (outer * len).max(1);
+    let mut out = Vec::with_capacity(data.len());
+    for index in 0..inner {
+        for block in data.chunks_exact((inner * len).max(1)) {
+            out.extend(block.iter().skip(index * len).take(len));
+        }
+    }
+    out
 }
 
 fn mean_squared_difference(a: &[f32], b: &[f32]) -> f32 {
@@ -177,11 +199,19 @@ pub(crate) fn read_latents(path: &Path, bytes: &[u8]) -> Result<Vec<Latents>, Nn
 
 #[cfg(test)]
 mod tests {
-    use super::{LatentShape, LatentStatistics, Latents, load_latents, save_latents};
+    use super::{LatentShape, LatentStatistics, Latents, load_latents, save_latents, turned};
 
     fn latents(scale: f32) -> Latents {
         let shape = LatentShape { channels: 2, height: 1, width: 2 };
         Latents { shape, data: (0..12).map(|value| value as f32 * scale).collect() }
+    }
+
+    #[test]
+    fn axes_are_turned() {
+        assert_eq!(
+            turned(&[1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12.], 2, 2),
+            [1., 2., 7., 8., 3., 4., 9., 10., 5., 6., 11., 12.]
+        );
     }
 
     #[test]

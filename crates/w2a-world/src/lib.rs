@@ -11,6 +11,7 @@ mod grid;
 mod latents;
 mod layout;
 mod mini;
+mod resize;
 mod store;
 
 pub use autoencoder::{AutoencoderConfig, VideoAutoencoder, train_autoencoder};

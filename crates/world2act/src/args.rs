@@ -12,6 +12,7 @@ mod libero;
 mod policy;
 mod serve;
 mod world;
+mod world_finetune;
 
 #[cfg(test)]
 pub use libero::LIBERO_HELP;
@@ -21,8 +22,9 @@ use policy::PolicyArgs;
 pub use serve::SERVE_HELP;
 use world::WorldArgs;
 #[cfg(test)]
-pub use world::{EMBED_HELP, IMAGINE_HELP};
+pub use world::{EMBED_HELP, FINETUNE_HELP, IMAGINE_HELP};
 pub use world::{WorldAction, WorldChoice};
+pub use world_finetune::{Tuned, WorldFinetuneArgs};
 
 /// More parts than any setting has; deeper keys would only be a way to exhaust the stack.
 const MAX_KEY_PARTS: usize = 16;

@@ -1,9 +1,14 @@
 //! The subcommands of `world`: settings put together, then one library call each.
 
-use serde::{Deserialize, Serialize};
-use w2a_pipeline::{CosmosConfig, EmbedRequest, ImagineRequest, PreviewRequest, WorldSource};
+use std::io::Write;
 
-use crate::args::{Override, WorldAction, WorldChoice};
+use serde::{Deserialize, Serialize};
+use w2a_pipeline::{
+    CosmosConfig, EmbedRequest, FlowLoss, ImagineRequest, LoraConfig, Method, PreviewRequest, WorldFinetuneRequest,
+    WorldSource,
+};
+
+use crate::args::{Override, Tuned, WorldAction, WorldChoice, WorldFinetuneArgs};
 use crate::failure::Failure;
 use crate::settings::{Layer, merge};
 
@@ -44,9 +49,56 @@ pub fn execute(action: &WorldAction) -> Result<String, Failure> {
             let (input, config) = (args.input.clone(), cosmos(path, overrides)?);
             Ok(w2a_pipeline::embed_prompts(&EmbedRequest { input, path: path.clone(), config, rig: args.views })?)
         }
+        WorldAction::Finetune(args, path, overrides) => {
+            let request = finetune(args, path, cosmos(path, overrides)?);
+            Ok(w2a_pipeline::world_finetune(&request, &mut |line| {
+                // A terminal that is gone is no reason not to train.
+                let _ = writeln!(std::io::stderr(), "{line}");
+            })?)
+        }
+        WorldAction::Tiny { dir, seed } => Ok(w2a_pipeline::write_tiny_world(dir, *seed)?),
         WorldAction::Scenes(request) => {
             Ok(format!("{} scenes: {}\n", w2a_pipeline::export_scenes(request)?, request.out.display()))
         }
+    }
+}
+
+/// Bytes of a GiB.
+const GIB: f64 = 1_073_741_824.0;
+
+/// The request of `world finetune`.
+fn finetune(args: &WorldFinetuneArgs, path: &std::path::Path, config: CosmosConfig) -> WorldFinetuneRequest {
+    WorldFinetuneRequest {
+        path: path.to_owned(),
+        loss: FlowLoss {
+            weight: args.loss_weight,
+            prompt_dropout: args.prompt_dropout,
+            sigma_conditional: config.sampler.sigma_conditional,
+            ..FlowLoss::default()
+        },
+        config,
+        data: args.data.clone(),
+        layout: args.layout,
+        rig: args.views,
+        out: args.out.clone(),
+        cache: args.cache.clone(),
+        resume: args.resume,
+        method: match args.method {
+            Tuned::Full => Method::Full,
+            Tuned::Lora => Method::Lora(LoraConfig { rank: usize::from(args.rank), alpha: args.alpha }),
+        },
+        activations: args.activations,
+        steps: args.steps,
+        batch: args.batch,
+        lr: args.lr.unwrap_or(2.0_f32.powf(-14.5)),
+        warmup: args.warmup.unwrap_or((args.steps / 10).min(1000)),
+        ema: args.ema,
+        sample_every: args.sample_every,
+        samples: usize::from(args.samples),
+        is_half: args.bf16,
+        memory: args.memory.map(|gib| (gib * GIB) as u64),
+        seed: args.seed,
+        device: args.device.clone(),
     }
 }
 

@@ -42,28 +42,41 @@ pub fn embed_prompts(request: &EmbedRequest) -> Result<String, PipelineError> {
     }
     let folder = model(CosmosFolder::open(&request.path))?;
     let store = PromptStore::new(request.config.prompts.clone().unwrap_or_else(|| folder.prompts()));
+    let new = embed_missing(&folder, &store, &prompts)?;
+    let old = prompts.len() - new;
+    Ok(format!("{new} prompts embedded, {old} known before: {}\n", store.dir().display()))
+}
+
+/// Embeds those of `prompts` that are not in `store`, and gives their number. Without any, the text encoder need not be there.
+///
+/// # Errors
+/// As [`embed_prompts`].
+pub(crate) fn embed_missing(
+    folder: &CosmosFolder,
+    store: &PromptStore,
+    prompts: &[String],
+) -> Result<usize, PipelineError> {
     let mut known = Vec::with_capacity(prompts.len());
-    for prompt in &prompts {
+    for prompt in prompts {
         known.push(model(store.get(prompt))?.map(|(_, encoder)| encoder));
     }
-    let mut missing: Vec<&str> = Vec::new();
-    if known.iter().any(Option::is_none) {
-        let encoder = model(PromptEncoder::open(&folder, &Device::flex()))?;
-        let digest = model(encoder.digest())?;
-        // What another encoder made is made anew: the prompts of one model belong together.
-        let outdated = prompts.iter().zip(&known).filter(|(_, known)| known.as_ref() != Some(&digest));
-        missing.extend(outdated.map(|(prompt, _)| prompt.as_str()));
-        let progress = Progress::new(&[("embed", 1.0)]);
-        progress.start("embed");
-        let embedded =
-            model(encoder.embed(&missing, |done, total| progress.tick(done as u64, total as u64, "blocks of T5")))?;
-        for (prompt, embedding) in missing.iter().zip(&embedded) {
-            model(store.put(prompt, &digest, embedding))?;
-        }
-        progress.finish("embed");
+    if known.iter().all(Option::is_some) {
+        return Ok(0);
     }
-    let (new, old) = (missing.len(), prompts.len() - missing.len());
-    Ok(format!("{new} prompts embedded, {old} known before: {}\n", store.dir().display()))
+    let encoder = model(PromptEncoder::open(folder, &Device::flex()))?;
+    let digest = model(encoder.digest())?;
+    // What another encoder made is made anew: the prompts of one model belong together.
+    let outdated = prompts.iter().zip(&known).filter(|(_, known)| known.as_ref() != Some(&digest));
+    let missing: Vec<&str> = outdated.map(|(prompt, _)| prompt.as_str()).collect();
+    let progress = Progress::new(&[("embed", 1.0)]);
+    progress.start("embed");
+    let embedded =
+        model(encoder.embed(&missing, |done, total| progress.tick(done as u64, total as u64, "blocks of T5")))?;
+    for (prompt, embedding) in missing.iter().zip(&embedded) {
+        model(store.put(prompt, &digest, embedding))?;
+    }
+    progress.finish("embed");
+    Ok(missing.len())
 }
 
 /// The prompts of a folder of episodes or of a text file, each once.

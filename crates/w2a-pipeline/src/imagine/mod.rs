@@ -20,6 +20,7 @@ use w2a_world::{
     save_imagination,
 };
 
+pub(crate) use embed::embed_missing;
 pub use embed::{EmbedRequest, embed_prompts};
 pub use error::ImagineError;
 pub use preview::{PreviewRequest, preview};

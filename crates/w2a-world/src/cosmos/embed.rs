@@ -129,6 +129,7 @@ impl PromptEncoder {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
+    use proptest::prelude::*;
 
     use super::PromptEncoder;
     use crate::cosmos::{CosmosFolder, tiny};
@@ -202,6 +203,33 @@ mod tests {
         for cut in [0, 1, bytes.len() / 2] {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             assert!(open(folder.path()).unwrap_err().to_string().contains("the tokenizer.json of T5"));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn no_tokenizer_panics(
+            edits in proptest::collection::vec((any::<prop::sample::Index>(), "[\\[\\]{}\",:0-9a-z\\-]"), 1..4),
+            prompt in "\\PC{0,20}",
+        ) {
+            let (folder, _) = encoder();
+            let path = folder.path().join("tokenizer/tokenizer.json");
+            let mut text = std::fs::read_to_string(&path).unwrap();
+            for (at, new) in edits {
+                let at = text.char_indices().nth(at.index(text.chars().count())).map_or(0, |(at, _)| at);
+                let end = at + text[at..].chars().next().map_or(0, char::len_utf8);
+                text.replace_range(at..end, &new);
+            }
+            std::fs::write(&path, text).unwrap();
+            if let Ok(encoder) = open(folder.path()) {
+                if let Ok(words) = encoder.words(&prompt) {
+                    prop_assert!((1..=512).contains(&words.len()));
+                }
+                // Numbers that the encoder does not know are an error of its own.
+                let _ = encoder.embed(&[&prompt], |_, _| {});
+            }
         }
     }
 }

@@ -41,6 +41,11 @@ impl CosmosFolder {
         })
     }
 
+    /// The folder itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Its settings file, if it has one.
     pub fn settings(&self) -> Option<PathBuf> {
         Some(self.dir.join(SETTINGS)).filter(|path| path.is_file())

@@ -142,7 +142,9 @@ fn residual(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Weighting, dit, vae};
+    use proptest::prelude::*;
+
+    use super::{DIT, Weighting, dit, vae};
 
     #[test]
     fn both_layouts_of_the_dit_come_to_the_authors_names() {
@@ -202,6 +204,44 @@ mod tests {
         }
         for nothing in ["decoder.up_blocks.x.resnets.0.conv1.weight", "unet.conv_in.weight", "loss", "encoder"] {
             assert_eq!(vae(nothing, 2), None, "{nothing}");
+        }
+    }
+
+    /// Parts of both layouts, and some that are none.
+    fn part() -> impl Strategy<Value = String> {
+        let known: Vec<String> = DIT
+            .iter()
+            .flat_map(|(theirs, ours)| [theirs, ours])
+            .flat_map(|name| name.split('.'))
+            .chain([
+                "net",
+                "net_ema",
+                "weight",
+                "encoder",
+                "decoder",
+                "up_blocks",
+                "mid_block",
+                "resnets",
+                "attentions",
+                "0",
+                "1",
+            ])
+            .map(str::to_owned)
+            .collect();
+        prop_oneof![3 => proptest::sample::select(known), 1 => "[a-z0-9_äé]{0,4}", 1 => Just(u64::MAX.to_string())]
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_ours_or_none(parts in proptest::collection::vec(part(), 0..7), blocks in 0_usize..4, plain: bool) {
+            let name = parts.join(".");
+            for weighting in [Weighting::Plain, Weighting::Average] {
+                if let Some(ours) = dit(&name, weighting, plain) {
+                    // What is ours stays as it is, so that a file of ours reads like one of theirs.
+                    prop_assert_eq!(dit(&ours, Weighting::Plain, false), Some(ours));
+                }
+            }
+            let _ = vae(&name, blocks);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::rope::RopeRatios;
 use super::sampler::{Conditions, SamplerConfig, noise, sample};
 use super::source::Tensors;
 use super::t5::{FeedForward, T5Config, T5Encoder, Tokens, rename};
-use super::vae::{Vae, VaeConfig};
+use super::vae::{Tiling, Vae, VaeConfig};
 
 /// Of the DiT: sums of a hundred terms, through several layers.
 const FORWARD: Tolerance = Tolerance { absolute: 5e-5, relative: 0.0, outliers: 0.0 };
@@ -22,7 +22,7 @@ const TEXT: Tolerance = Tolerance { absolute: 2e-5, relative: 0.0, outliers: 0.0
 /// Of noise and its levels, computed in f64 and rounded.
 const ROUNDED: Tolerance = Tolerance { absolute: 0.0, relative: 1e-7, outliers: 0.0 };
 
-fn incomplete(what: &str, expected: &str) -> NnError {
+pub(super) fn incomplete(what: &str, expected: &str) -> NnError {
     NnError::Input {
         what: format!("parity fixture: {what}"),
         expected: expected.into(),
@@ -31,7 +31,7 @@ fn incomplete(what: &str, expected: &str) -> NnError {
 }
 
 /// The shape of a tensor of the fixture's `io.safetensors`.
-fn shape<const D: usize>(fixture: &Fixture, name: &str) -> Result<[usize; D], NnError> {
+pub(super) fn shape<const D: usize>(fixture: &Fixture, name: &str) -> Result<[usize; D], NnError> {
     let found = fixture.shape("io", name).and_then(|shape| shape.try_into().ok());
     found.ok_or_else(|| incomplete(name, &format!("a tensor with {D} dimensions")))
 }
@@ -54,11 +54,11 @@ fn keep(seen: &mut Result<Seen, NnError>, name: String, value: Tensor<1>) {
     }
 }
 
-/// The DiT, and its sampler if the fixture has one: component `cosmos_dit`.
+/// What the configuration of a fixture says of its DiT.
 ///
 /// # Errors
-/// A fixture that is incomplete, or of a form that was never released.
-pub fn cosmos_dit(fixture: &mut Fixture, device: &Device) -> Result<(), NnError> {
+/// A configuration that is incomplete, or of a form that was never released.
+pub(super) fn dit_options(fixture: &Fixture) -> Result<DitOptions, NnError> {
     for (key, value) in [
         ("use_adaln_lora", json!(true)),
         ("use_crossattn_projection", json!(false)),
@@ -69,12 +69,20 @@ pub fn cosmos_dit(fixture: &mut Fixture, device: &Device) -> Result<(), NnError>
         fixture.only(key, &value)?;
     }
     let ratio = |axis: &str| Ok::<_, NnError>(f64::from(fixture.number(&format!("rope_{axis}_extrapolation_ratio"))?));
-    let options = DitOptions {
+    Ok(DitOptions {
         rope: RopeRatios { time: ratio("t")?, height: ratio("h")?, width: ratio("w")? },
         patch: fixture.size("patch_spatial")?,
         patch_frames: fixture.size("patch_temporal")?,
         has_padding_mask: fixture.setting("concat_padding_mask") != Some(&json!(false)),
-    };
+    })
+}
+
+/// The DiT, and its sampler if the fixture has one: component `cosmos_dit`.
+///
+/// # Errors
+/// A fixture that is incomplete, or of a form that was never released.
+pub fn cosmos_dit(fixture: &mut Fixture, device: &Device) -> Result<(), NnError> {
+    let options = dit_options(fixture)?;
     let tensors = Tensors::of_state(fixture.weights()?, |name| names::dit(name, Weighting::Plain, false));
     let dit = Dit::load(&tensors, options, device, |_, _| {})?;
     if fixture.has("io", "fwd.x") {
@@ -231,7 +239,31 @@ pub fn wan_vae(fixture: &mut Fixture, device: &Device) -> Result<(), NnError> {
     for count in frames {
         whole(fixture, &vae, &format!("f{count}"), layers_of == Some(count), device)?;
     }
-    if fixture.has("io", "f1.latent") { first_frame(fixture, &vae) } else { Ok(()) }
+    if fixture.has("io", "f1.latent") {
+        first_frame(fixture, &vae)?;
+    }
+    if fixture.has("io", "tiled.video") { in_tiles(fixture, vae) } else { Ok(()) }
+}
+
+/// A video in tiles, as diffusers encodes and decodes it.
+fn in_tiles(fixture: &mut Fixture, vae: Vae) -> Result<(), NnError> {
+    let side = |key: &str| fixture.size(&format!("tiles.{key}"));
+    let tiling = Tiling { size: [side("size.0")?, side("size.1")?], stride: [side("stride.0")?, side("stride.1")?] };
+    let vae = vae.with_tiling(Some(tiling))?;
+    let [_, _, frames, rows, columns] = shape(fixture, "tiled.video")?;
+    let video = fixture.input("io", "tiled.video", &[1, 3, frames, rows, columns])?;
+    let latent = vae.encode(frames, [rows, columns], pieces(video, frames))?;
+    fixture.compare("io", "tiled.latent", &latent, FORWARD)?;
+    let [batch, channels, count, height, width] = shape(fixture, "tiled.random_latent")?;
+    let random = fixture.input("io", "tiled.random_latent", &[batch, channels, count, height, width])?;
+    let mut decoded = Vec::new();
+    vae.decode(&random, [count, height, width], |piece| {
+        decoded.push(piece);
+        Ok(())
+    })?;
+    // Diffusers cuts what is beyond the range of colours.
+    let decoded: Vec<f32> = joined(&decoded).into_iter().map(|value| value.clamp(-1.0, 1.0)).collect();
+    fixture.compare("io", "tiled.decode_random", &decoded, FORWARD)
 }
 
 /// The frames of a video `[1, 3, frames, rows, columns]` in pieces.
@@ -422,6 +454,11 @@ mod tests {
     #[test]
     fn the_video_autoencoder_agrees_with_pytorch() {
         holds("wan_vae", wan_vae, 80);
+    }
+
+    #[test]
+    fn tiles_agree_with_diffusers() {
+        holds("wan_vae_tiled", wan_vae, 2);
     }
 
     #[test]

@@ -155,6 +155,7 @@ pub(crate) fn shortened(prompt: &str) -> String {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
+    use proptest::prelude::*;
 
     use super::{Embedding, MOST_WORDS, PromptStore, shortened};
 
@@ -205,5 +206,33 @@ mod tests {
         assert!(store.put("x", "t5", &long).unwrap_err().to_string().contains("1 to 512 words"));
         assert!(store.put("x", "t5", &Embedding { words: 3, ..embedding() }).is_err());
         assert_eq!(shortened(&"ä".repeat(70)).chars().count(), 63);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_file_panics_and_what_is_read_is_what_was_kept(
+            edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), cut: prop::sample::Index,
+            header in "[\\[\\]{}\",:0-9a-zA-Z_.]{0,80}", form in 0..3,
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let store = PromptStore::new(folder.path());
+            store.put("lift it", "t5", &embedding()).unwrap();
+            let path = store.path("lift it");
+            let mut bytes = std::fs::read(&path).unwrap();
+            match form {
+                0 => edits.iter().for_each(|(at, byte)| {
+                    let at = at.index(bytes.len());
+                    bytes[at] = *byte;
+                }),
+                1 => bytes.truncate(cut.index(bytes.len())),
+                _ => bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat(),
+            }
+            std::fs::write(&path, bytes).unwrap();
+            if let Ok(Some((found, _))) = store.get("lift it") {
+                prop_assert_eq!(found, embedding());
+            }
+        }
     }
 }

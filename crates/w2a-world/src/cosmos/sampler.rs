@@ -200,6 +200,41 @@ fn evaluate(
     Ok(guided)
 }
 
+/// What the network is given for noisy latents `x` at noise level `sigma`: scaled, known frames replaced.
+pub(crate) fn network_input(
+    conditions: &Conditions,
+    sigma_conditional: f32,
+    prompt: &Tensor<3>,
+    x: &[f32],
+    sigma: f32,
+    device: &Device,
+) -> DitInput {
+    let [channels, frames, height, width] = conditions.shape;
+    let frame = height * width;
+    let (time, time_known) = (time_of(sigma), time_of(sigma_conditional));
+    let is_known = |index: usize| index / frame % frames < conditions.frames_known;
+    let mut input: Vec<f32> = x.iter().map(|value| value * (1.0 - time)).collect();
+    for (index, (value, known)) in input.iter_mut().zip(conditions.known).enumerate() {
+        if is_known(index) {
+            *value = *known;
+        }
+    }
+    let mask = (0..frames * frame).map(|index| f32::from(u8::from(is_known(index)))).collect();
+    let times = (0..frames).map(|index| if index < conditions.frames_known { time_known } else { time }).collect();
+    DitInput {
+        x: w2a_nn::tensor(input, [1, channels, frames, height, width], device),
+        times: w2a_nn::tensor(times, [1, frames], device),
+        prompt: prompt.clone(),
+        known: w2a_nn::tensor(mask, [1, 1, frames, height, width], device),
+        padding: Tensor::zeros([1, 1, height, width], device),
+    }
+}
+
+/// The time of a noise level, in `[0, 1)`.
+pub(crate) fn time_of(sigma: f32) -> f32 {
+    sigma / (sigma + 1.0)
+}
+
 /// One evaluation of the network, between the scalings of a rectified flow.
 fn denoise(
     dit: &Dit,
@@ -210,29 +245,11 @@ fn denoise(
     sigma: f32,
     device: &Device,
 ) -> Result<Vec<f32>, NnError> {
-    let [channels, frames, height, width] = conditions.shape;
-    let frame = height * width;
-    let time = sigma / (sigma + 1.0);
-    let time_known = config.sigma_conditional / (config.sigma_conditional + 1.0);
-    let is_known = |index: usize| index / frame % frames < conditions.frames_known;
-    let mut input: Vec<f32> = x.iter().map(|value| value * (1.0 - time)).collect();
-    for (index, (value, known)) in input.iter_mut().zip(conditions.known).enumerate() {
-        if is_known(index) {
-            *value = *known;
-        }
-    }
-    let mask = (0..frames * frame).map(|index| f32::from(u8::from(is_known(index)))).collect();
-    let times = (0..frames).map(|index| if index < conditions.frames_known { time_known } else { time }).collect();
-    let output = dit.forward(
-        DitInput {
-            x: w2a_nn::tensor(input, [1, channels, frames, height, width], device),
-            times: w2a_nn::tensor(times, [1, frames], device),
-            prompt: prompt.clone(),
-            known: w2a_nn::tensor(mask, [1, 1, frames, height, width], device),
-            padding: Tensor::zeros([1, 1, height, width], device),
-        },
-        &mut |_, _| {},
-    )?;
+    let [_, frames, height, width] = conditions.shape;
+    let is_known = |index: usize| index / (height * width) % frames < conditions.frames_known;
+    let time = time_of(sigma);
+    let input = network_input(conditions, config.sigma_conditional, prompt, x, sigma, device);
+    let output = dit.forward(input, &mut |_, _| {})?;
     let mut out = w2a_nn::values(output)?;
     for (index, ((value, x), known)) in out.iter_mut().zip(x).zip(conditions.known).enumerate() {
         *value = if is_known(index) { *known } else { (1.0 - time) * x - time * *value };

@@ -100,6 +100,22 @@ impl Tensors {
         }
     }
 
+    /// Values of all tensors, and the bytes that they take in memory: bf16 stays bf16 in matrices.
+    pub fn totals(&self) -> (u64, u64) {
+        let (mut values, mut bytes) = (0, 0);
+        for (name, (store, stored)) in &self.places {
+            let shape = self.find(name).unwrap_or_default();
+            let count = shape.iter().product::<usize>() as u64;
+            let is_half = match self.stores.get(*store) {
+                Some(Store::File(file)) => file.info(stored).is_some_and(|info| info.dtype == Dtype::BF16),
+                _ => false,
+            };
+            values += count;
+            bytes += if is_half && shape.len() > 1 { 2 * count } else { 4 * count };
+        }
+        (values, bytes)
+    }
+
     /// The shape of a tensor with `D` dimensions.
     ///
     /// # Errors
@@ -168,7 +184,7 @@ impl Tensors {
     /// # Errors
     /// As [`Tensors::stored`].
     pub fn projection(&self, name: &str, shape: [usize; 2], device: &Device) -> Result<Projection, NnError> {
-        Ok(Projection { weight: self.stored(name, shape, device)? })
+        Ok(Projection { weight: self.stored(name, shape, device)?, change: None })
     }
 }
 
@@ -206,21 +222,96 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, NnError> {
     Ok(files)
 }
 
-/// `y = x W^T` without a bias, as `torch.nn.Linear(bias=False)`.
+/// `y = x W^T` without a bias, as `torch.nn.Linear(bias=False)`, and with a change of low rank where one is trained.
 #[derive(Clone, Debug)]
 pub struct Projection {
     /// `[out, in]`, bf16 or f32.
     weight: Tensor<2>,
+    change: Option<LowRank>,
+}
+
+/// The change of a layer's weight by LoRA, `scale · B A`.
+#[derive(Clone, Debug)]
+pub struct LowRank {
+    /// `A`, `[rank, in]`.
+    pub a: Tensor<2>,
+    /// `B`, `[out, rank]`.
+    pub b: Tensor<2>,
+    /// `alpha / rank`.
+    pub scale: f32,
 }
 
 impl Projection {
+    /// `[out, in]`.
+    pub fn size(&self) -> [usize; 2] {
+        self.weight.dims()
+    }
+
+    /// How the weight is held, which is how it was stored.
+    pub fn dtype(&self) -> DType {
+        self.weight.dtype()
+    }
+
+    /// The weight with its change, `[out, in]`, in f32.
+    pub fn merged(&self) -> Tensor<2> {
+        let weight = self.weight.clone().cast(DType::F32);
+        match &self.change {
+            None => weight,
+            Some(LowRank { a, b, scale }) => weight + b.clone().matmul(a.clone()) * *scale,
+        }
+    }
+
+    /// Takes another weight of the same size.
+    ///
+    /// # Errors
+    /// Another size.
+    pub fn replace(&mut self, weight: Tensor<2>) -> Result<(), NnError> {
+        self.fits("weight", weight.dims())?;
+        self.weight = weight;
+        Ok(())
+    }
+
+    /// Changes the layer by low rank. The change is added to the layer's result and not to its weight: a frozen weight then
+    /// stays as it is stored, and needs no gradient.
+    ///
+    /// # Errors
+    /// A change of another size.
+    pub fn adapt(&mut self, change: LowRank) -> Result<(), NnError> {
+        let ([output, rank], [same, input]) = (change.b.dims(), change.a.dims());
+        if rank != same {
+            return Err(NnError::Shape {
+                name: "B of a change of low rank".into(),
+                got: vec![output, rank],
+                expected: vec![output, same],
+            });
+        }
+        self.fits("change", [output, input])?;
+        self.change = Some(change);
+        Ok(())
+    }
+
+    fn fits(&self, name: &str, got: [usize; 2]) -> Result<(), NnError> {
+        if got == self.size() {
+            return Ok(());
+        }
+        Err(NnError::Shape { name: format!("{name} of a layer"), got: got.to_vec(), expected: self.size().to_vec() })
+    }
+
     /// `[.., in]` → `[.., out]`, in f32.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let mut shape = x.dims();
         let [output, input] = self.weight.dims();
         shape[D - 1] = output;
         let weight = self.weight.clone().cast(DType::F32);
-        x.reshape([-1, input as isize]).matmul(weight.transpose()).reshape(shape)
+        let x = x.reshape([-1, input as isize]);
+        let y = match &self.change {
+            None => x.matmul(weight.transpose()),
+            Some(LowRank { a, b, scale }) => {
+                let change = x.clone().matmul(a.clone().transpose()).matmul(b.clone().transpose()) * *scale;
+                x.matmul(weight.transpose()) + change
+            }
+        };
+        y.reshape(shape)
     }
 }
 

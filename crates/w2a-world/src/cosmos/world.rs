@@ -9,14 +9,14 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_nn::NnError;
 
-use super::dit::{Dit, DitOptions};
+use super::dit::{Dit, DitConfig, DitOptions};
 use super::folder::CosmosFolder;
 use super::names::{self, Weighting};
 use super::prompts::{PromptStore, shortened};
 use super::rope::RopeRatios;
 use super::sampler::{Conditions, SamplerConfig, noise, sample};
 use super::source::Tensors;
-use super::vae::{Vae, VaeConfig, WAN_BLOCKS};
+use super::vae::{Tiling, Vae, VaeConfig, WAN_BLOCKS};
 use crate::{GridVideo, LatentShape, Latents, ModelId, WorldModel};
 
 /// Pixels of a token's side: 8 of the autoencoder, 2 latents of a patch.
@@ -46,6 +46,9 @@ pub struct CosmosConfig {
     /// How positions are stretched, where the size of the model does not say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope: Option<RopeRatios>,
+    /// Encode and decode in tiles, which takes less memory and changes the result a little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<Tiling>,
     /// The sampler.
     pub sampler: SamplerConfig,
 }
@@ -61,6 +64,7 @@ impl Default for CosmosConfig {
             negative_prompt: String::new(),
             noise_seed: None,
             prompts: None,
+            tiles: None,
             sampler: SamplerConfig::default(),
         }
     }
@@ -95,6 +99,9 @@ impl CosmosConfig {
         }
         if !(2..=1024).contains(&self.latent_frames) {
             return wrong("latent_frames", "2 to 1024".into(), self.latent_frames.to_string());
+        }
+        if let Some(tiles) = self.tiles {
+            tiles.check(TOKEN / 2)?;
         }
         self.sampler.validate()
     }
@@ -169,29 +176,56 @@ impl Cosmos {
         ModelId::of_files("cosmos", &CosmosConfig { prompts: None, ..self.config.clone() }, &files)
     }
 
+    /// Where its files are.
+    pub fn folder(&self) -> &CosmosFolder {
+        &self.folder
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &CosmosConfig {
+        &self.config
+    }
+
     /// Its folder of embedded prompts.
     pub fn prompts(&self) -> &PromptStore {
         &self.prompts
+    }
+
+    /// The file of the DiT, and what its tensors do not say; reads none of its weights.
+    ///
+    /// # Errors
+    /// A file that is missing or of another model, or of a size that no released model has without the setting `rope`.
+    pub fn dit_tensors(&self) -> Result<(Tensors, DitOptions), NnError> {
+        let path = self.folder.dit(self.config.checkpoint.as_deref())?;
+        let weighting = self.config.weights;
+        let what = "a DiT of Cosmos-Predict2 Video2World, by the names of its authors or of diffusers";
+        let tensors = Tensors::open(&path, what, |name, has| names::dit(name, weighting, has("net.")))?;
+        let options = DitOptions::released(&tensors, self.config.rope)?;
+        let (channels, expected) = (DitConfig::of(&tensors, options)?.channels, self.latent_shape().channels);
+        if channels != expected {
+            return Err(NnError::Input {
+                what: format!("channels of the DiT in {}", path.display()),
+                expected: format!("{expected}, those of the autoencoder's latents"),
+                got: channels.to_string(),
+            });
+        }
+        Ok((tensors, options))
+    }
+
+    /// Reads the DiT, which is not kept; `each` is told how many of how many blocks are read.
+    ///
+    /// # Errors
+    /// As [`Self::dit_tensors`], and tensors that are missing or of another size.
+    pub fn read_dit(&self, each: impl FnMut(usize, usize)) -> Result<Dit, NnError> {
+        let (tensors, options) = self.dit_tensors()?;
+        Dit::load(&tensors, options, &self.device, each)
     }
 
     fn dit(&self) -> Result<&Dit, NnError> {
         if let Some(dit) = self.dit.get() {
             return Ok(dit);
         }
-        let path = self.folder.dit(self.config.checkpoint.as_deref())?;
-        let weighting = self.config.weights;
-        let what = "a DiT of Cosmos-Predict2 Video2World, by the names of its authors or of diffusers";
-        let tensors = Tensors::open(&path, what, |name, has| names::dit(name, weighting, has("net.")))?;
-        let options = DitOptions::released(&tensors, self.config.rope)?;
-        let dit = Dit::load(&tensors, options, &self.device, |_, _| {})?;
-        let expected = self.latent_shape().channels;
-        if dit.config().channels != expected {
-            return Err(NnError::Input {
-                what: format!("channels of the DiT in {}", path.display()),
-                expected: format!("{expected}, those of the autoencoder's latents"),
-                got: dit.config().channels.to_string(),
-            });
-        }
+        let dit = self.read_dit(|_, _| {})?;
         Ok(self.dit.get_or_init(|| dit))
     }
 
@@ -201,12 +235,15 @@ impl Cosmos {
         }
         let what = "the video autoencoder of Wan 2.1, by the names of its authors or of diffusers";
         let tensors = Tensors::open(&self.folder.vae()?, what, |name, _| names::vae(name, WAN_BLOCKS))?;
-        let vae = Vae::load(&tensors, VaeConfig::wan(&tensors)?, &self.device)?;
+        let vae = Vae::load(&tensors, VaeConfig::wan(&tensors)?, &self.device)?.with_tiling(self.config.tiles)?;
         Ok(self.vae.get_or_init(|| vae))
     }
 
     /// An embedded prompt, `[1, 512, width]`; zeros for no prompt.
-    fn prompt(&self, prompt: &str, width: usize) -> Result<Tensor<3>, NnError> {
+    ///
+    /// # Errors
+    /// A prompt that is not embedded, or embedded for another model.
+    pub fn prompt(&self, prompt: &str, width: usize) -> Result<Tensor<3>, NnError> {
         if prompt.is_empty() {
             return Ok(Tensor::zeros([1, super::prompts::MOST_WORDS, width], &self.device));
         }
@@ -224,6 +261,38 @@ impl Cosmos {
                 Err(wrong("one that `world2act world embed-prompts` has embedded".into(), "none; run it first".into()))
             }
         }
+    }
+
+    /// Imagines `chunks` chunks with any DiT from the first latent of `begin`, with the noise of NumPy's `RandomState(seed)`.
+    ///
+    /// # Errors
+    /// Latents of another size, a prompt that is not embedded, and those of the sampler.
+    pub fn imagine_from(
+        &self,
+        dit: &Dit,
+        begin: &Latents,
+        prompt: &str,
+        chunks: usize,
+        seed: u32,
+    ) -> Result<Latents, NnError> {
+        let shape = self.latent_shape();
+        let Some(first) = begin.data.get(..shape.len()).filter(|_| begin.shape == shape) else {
+            return Err(NnError::Input {
+                what: "latents to imagine from".into(),
+                expected: format!("one or more of {shape:?}"),
+                got: format!("{} values of {:?}", begin.data.len(), begin.shape),
+            });
+        };
+        let mut known = first.to_vec();
+        known.resize((1 + chunks) * shape.len(), 0.0);
+        let known = Latents { shape, data: known }.channels_first();
+        let whole = [shape.channels, 1 + chunks, shape.height, shape.width];
+        let width = dit.config().context;
+        let (prompt, negative) = (self.prompt(prompt, width)?, self.prompt(&self.config.negative_prompt, width)?);
+        let conditions = Conditions { shape: whole, known: &known, frames_known: 1, prompt, negative };
+        let noise = noise(seed, whole);
+        let data = sample(dit, &self.config.sampler, &conditions, &noise, &self.device, |_| (self.watch)())?;
+        Ok(Latents::from_channels_first(shape, &data))
     }
 
     /// The frames of a video as the autoencoder wants them, `[3, n, rows, columns]` in `[-1, 1]`.
@@ -248,21 +317,8 @@ impl Cosmos {
     /// Latents of the first `count` frames of a video, frame by frame: `[frames, channels, rows, columns]`.
     fn encode_frames(&self, video: &GridVideo, count: usize) -> Result<Latents, NnError> {
         let data = self.vae()?.encode(count, self.config.frame, |range| Self::pixels(video, range))?;
-        let shape = self.latent_shape();
-        Ok(Latents { shape, data: turned(&data, shape.channels, shape.height * shape.width) })
+        Ok(Latents::from_channels_first(self.latent_shape(), &data))
     }
-}
-
-/// `[outer, inner, len]` → `[inner, outer, len]`.
-fn turned(data: &[f32], outer: usize, len: usize) -> Vec<f32> {
-    let inner = data.len() / (outer * len).max(1);
-    let mut out = Vec::with_capacity(data.len());
-    for index in 0..inner {
-        for block in data.chunks_exact((inner * len).max(1)) {
-            out.extend(block.iter().skip(index * len).take(len));
-        }
-    }
-    out
 }
 
 impl WorldModel for Cosmos {
@@ -308,26 +364,13 @@ impl WorldModel for Cosmos {
                 got: format!("{} first frames, {} instructions, {chunks} chunks", first.len(), instructions.len()),
             });
         }
-        let LatentShape { channels, height, width } = self.latent_shape();
-        let len = height * width;
         let mut out = Vec::with_capacity(first.len());
         for (video, prompt) in first.iter().zip(instructions) {
             self.check(video, |count| count > 0, "at least one frame")?;
             let dit = self.dit()?;
-            let shape = [channels, 1 + chunks, height, width];
-            let (prompt, negative) = (
-                self.prompt(prompt, dit.config().context)?,
-                self.prompt(&self.config.negative_prompt, dit.config().context)?,
-            );
             let begin = self.encode_frames(video, 1)?;
-            let mut known = begin.data.clone();
-            known.resize(channels * (1 + chunks) * len, 0.0);
-            let known = turned(&known, 1 + chunks, len);
-            let conditions = Conditions { shape, known: &known, frames_known: 1, prompt, negative };
             let seed = self.config.noise_seed.unwrap_or_else(|| rng.random());
-            let noise = noise(seed, shape);
-            let data = sample(dit, &self.config.sampler, &conditions, &noise, &self.device, |_| (self.watch)())?;
-            out.push(Latents { shape: begin.shape, data: turned(&data, channels, len) });
+            out.push(self.imagine_from(dit, &begin, prompt, chunks, seed)?);
         }
         Ok(out)
     }
@@ -344,7 +387,7 @@ impl WorldModel for Cosmos {
                     got: format!("{} values of {:?}", latents.data.len(), latents.shape),
                 });
             }
-            let channels_first = turned(&latents.data, count, shape.height * shape.width);
+            let channels_first = latents.channels_first();
             let mut rgb = Vec::with_capacity((1 + self.chunk_len() * (count - 1)) * height * width * 3);
             self.vae()?.decode(&channels_first, [count, shape.height, shape.width], |frames| {
                 let pixel = |value: &f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
@@ -363,148 +406,4 @@ impl WorldModel for Cosmos {
 }
 
 #[cfg(test)]
-mod tests {
-    use burn::tensor::Device;
-
-    use super::{Cosmos, CosmosConfig, turned};
-    use crate::cosmos::tiny;
-    use crate::{GridVideo, Skill, WorldModel, imagine_chain};
-
-    fn frame(value: u8) -> GridVideo {
-        let rgb = (0..32 * 48 * 3).map(|at| (at as u8).wrapping_mul(7).wrapping_add(value)).collect();
-        GridVideo { height: 32, width: 48, rgb }
-    }
-
-    /// A tiny model with two embedded prompts.
-    fn world(change: impl FnOnce(&mut CosmosConfig)) -> (tempfile::TempDir, Cosmos) {
-        let folder = tempfile::tempdir().unwrap();
-        tiny::write(folder.path(), 3).unwrap();
-        let mut config = CosmosConfig::of_folder(folder.path()).unwrap();
-        change(&mut config);
-        let world = Cosmos::open(folder.path(), config, &Device::flex()).unwrap();
-        for prompt in ["lift", "place"] {
-            world.prompts().put(prompt, "test", &tiny::embedding(prompt)).unwrap();
-        }
-        (folder, world)
-    }
-
-    #[test]
-    fn axes_are_turned() {
-        assert_eq!(
-            turned(&[1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12.], 2, 2),
-            [1., 2., 7., 8., 3., 4., 9., 10., 5., 6., 11., 12.]
-        );
-    }
-
-    #[test]
-    fn the_tiny_model_encodes_imagines_and_decodes() {
-        let (_folder, world) = world(|_| {});
-        let video =
-            GridVideo { rgb: [frame(0), frame(1), frame(2), frame(3), frame(4)].map(|f| f.rgb).concat(), ..frame(0) };
-        let encoded = world.encode(std::slice::from_ref(&video)).unwrap().remove(0);
-        assert_eq!((encoded.chunks(), encoded.shape), (1, world.latent_shape()));
-        let imagine = |prompt, seed| {
-            world.imagine(&[frame(0)], &[prompt], 3, &mut w2a_data::stream(seed, "t")).unwrap().remove(0)
-        };
-        let one = imagine("lift", 0);
-        assert_eq!(one.chunks(), 3);
-        // The first latent is the first frame's, to the bit, alone or before others.
-        assert_eq!(one.latent(0), encoded.latent(0));
-        assert_eq!(one, imagine("lift", 0));
-        assert_ne!(one.data, imagine("lift", 1).data, "noise");
-        assert_ne!(one.data, imagine("place", 0).data, "prompt");
-        let decoded = world.decode(std::slice::from_ref(&one)).unwrap().remove(0);
-        assert_eq!((decoded.frames(), decoded.height), (13, 32));
-        assert_eq!(world.last_frame(&one).unwrap().rgb, decoded.frame(12));
-        let skills = [Skill { prompt: "lift", chunks: 4 }, Skill { prompt: "place", chunks: 1 }];
-        let chain = imagine_chain(&world, &frame(0), &skills, &mut w2a_data::stream(0, "t")).unwrap();
-        assert_eq!(chain.chunks(), 5);
-    }
-
-    #[test]
-    fn the_authors_seed_gives_every_clip_the_same_noise() {
-        let (_folder, world) = world(|config| config.noise_seed = Some(0));
-        let imagine = |seed| world.imagine(&[frame(0)], &["lift"], 1, &mut w2a_data::stream(seed, "t")).unwrap();
-        assert_eq!(imagine(0), imagine(1));
-    }
-
-    #[test]
-    fn requests_that_do_not_fit_are_named() {
-        let (folder, world) = world(|_| {});
-        let mut rng = w2a_data::stream(0, "t");
-        let mut imagine = |first: GridVideo, prompt: &str, chunks| {
-            world.imagine(&[first], &[prompt], chunks, &mut rng).unwrap_err().to_string()
-        };
-        let small = GridVideo { height: 16, width: 48, rgb: vec![0; 16 * 48 * 3] };
-        assert!(imagine(small.clone(), "lift", 1).contains("expected 32x48"));
-        assert!(imagine(frame(0), "lift", 4).contains("1 to 3 chunks"));
-        assert!(imagine(frame(0), "drop", 1).contains("world embed-prompts"));
-        assert!(world.encode(&[small]).unwrap_err().to_string().contains("--world.frame"));
-        let even = GridVideo { rgb: [frame(0).rgb, frame(1).rgb].concat(), ..frame(0) };
-        assert!(world.encode(&[even]).unwrap_err().to_string().contains("multiple of 4 frames"));
-        let mut latents = world.encode(&[frame(0)]).unwrap();
-        latents[0].data.pop();
-        assert!(world.decode(&latents).unwrap_err().to_string().contains("latents to decode"));
-        for (change, words) in [
-            (CosmosConfig { frame: [33, 48], ..CosmosConfig::default() }, "frame"),
-            (CosmosConfig { latent_frames: 1, ..CosmosConfig::default() }, "latent_frames"),
-            (CosmosConfig { checkpoint: Some("x.pt".into()), ..CosmosConfig::default() }, "x.pt"),
-        ] {
-            let error = Cosmos::open(folder.path(), change, &Device::flex()).unwrap_err().to_string();
-            assert!(error.contains(words), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_checkpoint_of_another_model_or_size_and_a_cut_one_are_named() {
-        let fails = |change: &dyn Fn(&std::path::Path)| {
-            let (folder, world) = world(|_| {});
-            change(folder.path());
-            world.imagine(&[frame(0)], &["lift"], 1, &mut w2a_data::stream(0, "t")).unwrap_err().to_string()
-        };
-        let dit = |dir: &std::path::Path| dir.join("model-tiny.safetensors");
-        let swapped = fails(&|dir| std::fs::copy(dir.join("tokenizer/tokenizer.pth"), dit(dir)).map(|_| ()).unwrap());
-        assert!(swapped.contains("a DiT of Cosmos-Predict2") && swapped.contains("another model"), "{swapped}");
-        let cut = fails(&|dir| {
-            let bytes = std::fs::read(dit(dir)).unwrap();
-            std::fs::write(dit(dir), &bytes[..bytes.len() / 2]).unwrap();
-        });
-        assert!(cut.contains("model-tiny.safetensors"), "{cut}");
-        let changed = fails(&|dir| {
-            let mut state = w2a_nn::read_state(&dit(dir)).unwrap();
-            state.remove("net.blocks.1.mlp.layer2.weight");
-            w2a_nn::write_state(&state, &dit(dir)).unwrap();
-        });
-        assert!(changed.contains("blocks.1.mlp.layer2.weight"), "{changed}");
-        let of_two_sizes = fails(&|dir| {
-            let mut state = w2a_nn::read_state(&dit(dir)).unwrap();
-            let norm = state.get_mut("net.blocks.1.self_attn.q_norm.weight").unwrap();
-            norm.data.pop();
-            norm.shape = vec![norm.data.len()];
-            w2a_nn::write_state(&state, &dit(dir)).unwrap();
-        });
-        assert!(of_two_sizes.contains("another size"), "{of_two_sizes}");
-    }
-
-    #[test]
-    fn a_model_of_no_released_size_needs_its_ratios() {
-        let (_folder, world) = world(|config| config.rope = None);
-        let error = world.imagine(&[frame(0)], &["lift"], 1, &mut w2a_data::stream(0, "t")).unwrap_err().to_string();
-        assert!(error.contains("2048 (2B)") && error.contains("setting rope"), "{error}");
-    }
-
-    #[test]
-    fn the_identity_follows_weights_and_settings_and_not_the_place_of_prompts() {
-        let (folder, world) = world(|_| {});
-        let id = world.identify().unwrap();
-        let other = |change: &dyn Fn(&mut CosmosConfig)| {
-            let mut config = CosmosConfig::of_folder(folder.path()).unwrap();
-            change(&mut config);
-            Cosmos::open(folder.path(), config, &Device::flex()).unwrap().identify().unwrap()
-        };
-        assert_eq!(other(&|config| config.prompts = Some("elsewhere".into())), id);
-        assert_ne!(other(&|config| config.sampler.guidance = 3.0), id);
-        tiny::write(folder.path(), 4).unwrap();
-        assert_ne!(other(&|_| {}), id);
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use toml::Value;
 use w2a_pipeline::{Rig, Scene, ScenesRequest, Shard};
 
+pub use super::world_finetune::{FINETUNE_HELP, WorldFinetuneArgs};
 use super::{ArgsError, Override, RunArgs, no_settings};
 
 /// What to do with a world model.
@@ -20,6 +21,15 @@ pub enum WorldAction {
     EmbedPrompts(EmbedArgs, PathBuf, Vec<Override>),
     /// Write first frames and instructions of the embedded simulator.
     Scenes(ScenesRequest),
+    /// Fine-tune Cosmos-Predict2: with the folder of its checkpoint, and values from flags.
+    Finetune(Box<WorldFinetuneArgs>, PathBuf, Vec<Override>),
+    /// Write a tiny checkpoint of Cosmos-Predict2.
+    Tiny {
+        /// The folder to write.
+        dir: PathBuf,
+        /// Seed of the weights.
+        seed: u64,
+    },
 }
 
 /// Which world model was asked for.
@@ -91,6 +101,17 @@ pub(super) enum WorldCommand {
     EmbedPrompts(EmbedArgs),
     /// Write first frames and instructions of the embedded simulator's scenes, for `world imagine`
     Scenes(ScenesArgs),
+    /// Fine-tune Cosmos-Predict2 on demonstrations, in full or with LoRA
+    #[command(after_long_help = FINETUNE_HELP)]
+    Finetune(Box<WorldFinetuneArgs>),
+    /// Write a tiny checkpoint of Cosmos-Predict2 with random weights, in the real layout, for trying the tools
+    Tiny {
+        /// The folder to write; must not exist
+        dir: PathBuf,
+        /// Seed of the weights
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        seed: u64,
+    },
 }
 
 pub const IMAGINE_HELP: &str = "\
@@ -191,7 +212,7 @@ pub(super) struct ScenesArgs {
     out: PathBuf,
 }
 
-fn rigs() -> impl TypedValueParser<Value = Rig> {
+pub(super) fn rigs() -> impl TypedValueParser<Value = Rig> {
     // Names come from the list of rigs, so one of them is found.
     PossibleValuesParser::new(Rig::ALL.map(Rig::name))
         .try_map(|name| Rig::ALL.into_iter().find(|rig| rig.name() == name).ok_or("no such robot"))
@@ -215,6 +236,14 @@ impl WorldCommand {
             Self::EmbedPrompts(args) => {
                 let (path, overrides) = checkpoint(dotted)?;
                 WorldAction::EmbedPrompts(args, path, overrides)
+            }
+            Self::Finetune(args) => {
+                let (path, overrides) = checkpoint(dotted)?;
+                WorldAction::Finetune(args, path, overrides)
+            }
+            Self::Tiny { dir, seed } => {
+                no_settings("world tiny", dotted)?;
+                WorldAction::Tiny { dir, seed }
             }
             Self::Scenes(args) => {
                 no_settings("world scenes", dotted)?;

@@ -6,6 +6,7 @@
 //! not on the length of the video. A latent does not depend on frames after its own.
 
 mod layers;
+mod tiles;
 
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
@@ -14,6 +15,7 @@ use w2a_nn::NnError;
 use super::dit::Tap;
 use super::source::Tensors;
 use layers::{CausalConv, Downsample, FrameAttention, Norm, Past, Residual, Upsample};
+pub use tiles::Tiling;
 
 /// Residual blocks of a stage of Wan 2.1's encoder.
 pub(crate) const WAN_BLOCKS: usize = 2;
@@ -212,6 +214,7 @@ pub struct Vae {
     before: CausalConv,
     decoder: Side,
     device: Device,
+    tiling: Option<Tiling>,
 }
 
 impl Vae {
@@ -229,8 +232,20 @@ impl Vae {
             before: cell("conv2", channels)?,
             decoder: decoder(tensors, &config, device)?,
             device: device.clone(),
+            tiling: None,
             config,
         })
+    }
+
+    /// Works on parts of pictures that are larger than a tile.
+    ///
+    /// # Errors
+    /// Tiles that do not fit the sizes of the autoencoder.
+    pub fn with_tiling(self, tiling: Option<Tiling>) -> Result<Self, NnError> {
+        if let Some(tiling) = tiling {
+            tiling.check(self.config.scale())?;
+        }
+        Ok(Self { tiling, ..self })
     }
 
     /// Its sizes.
@@ -251,10 +266,23 @@ impl Vae {
         [rows, columns]: [usize; 2],
         mut frames: impl FnMut(std::ops::Range<usize>) -> Vec<f32>,
     ) -> Result<Vec<f32>, NnError> {
-        let raw = self.encode_raw(count, [rows, columns], &mut frames, &mut |_, _| {}, &mut |_| {})?;
-        let mut means = w2a_nn::values(self.means(raw))?;
+        let mut means = match self.tiling.filter(|tiling| tiling.divides([rows, columns])) {
+            Some(tiling) => self.encode_tiles(tiling, count, [rows, columns], &mut frames)?,
+            None => self.encode_means(count, [rows, columns], &mut frames)?,
+        };
         self.scale_channels(&mut means, |value, mean, std| (value - mean) * (1.0 / std));
         Ok(means)
+    }
+
+    /// Latents before they are normalised.
+    fn encode_means(
+        &self,
+        count: usize,
+        size: [usize; 2],
+        frames: &mut dyn FnMut(std::ops::Range<usize>) -> Vec<f32>,
+    ) -> Result<Vec<f32>, NnError> {
+        let raw = self.encode_raw(count, size, frames, &mut |_, _| {}, &mut |_| {})?;
+        w2a_nn::values(self.means(raw))
     }
 
     /// The encoder's output before anything is done to it, `[1, 2 · channels, latents, rows, columns]`; `tap` sees the first
@@ -334,7 +362,12 @@ impl Vae {
         shape: [usize; 3],
         each: impl FnMut(Vec<f32>) -> Result<(), NnError>,
     ) -> Result<(), NnError> {
-        self.decode_tapped(latents, shape, &mut |_, _| {}, each)
+        let [_, rows, columns] = shape;
+        let scale = self.config.scale();
+        match self.tiling.filter(|tiling| tiling.divides([rows * scale, columns * scale])) {
+            Some(tiling) => self.decode_tiles(tiling, latents, shape, each),
+            None => self.decode_tapped(latents, shape, &mut |_, _| {}, each),
+        }
     }
 
     /// [`Vae::decode`]; `tap` sees the first two latents layer by layer.

@@ -4,11 +4,17 @@
 //! Sizes follow from the tensors of a checkpoint; what they do not say is in [`DitOptions`]. Tensors have the authors' names,
 //! and every one of them is read exactly once.
 
+mod backward;
+mod block;
+mod parts;
+
 use burn::tensor::activation::silu;
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
 use w2a_nn::NnError;
+
+pub(crate) use backward::MOST_SCORES;
+pub use backward::{Activations, Differentiated};
+use block::{Block, Modulation, RmsNorm, Time, modulate};
 
 use super::rope::{Rope, RopeRatios, SMALLEST_HEAD, angles};
 use super::source::{Projection, Tensors};
@@ -137,163 +143,6 @@ pub struct DitInput {
     pub padding: Tensor<4>,
 }
 
-/// `weight * x / rms(x)` over the last axis, eps 1e-6.
-#[derive(Clone, Debug)]
-pub(crate) struct RmsNorm(pub Tensor<1>);
-
-impl RmsNorm {
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let scale = (x.clone().square().mean_dim(D as isize - 1) + 1e-6).sqrt();
-        x / scale * self.0.clone().unsqueeze()
-    }
-}
-
-/// Multi-head attention over tokens or words.
-#[derive(Clone, Debug)]
-struct Attention {
-    query: Projection,
-    key: Projection,
-    value: Projection,
-    output: Projection,
-    query_norm: RmsNorm,
-    key_norm: RmsNorm,
-    heads: usize,
-}
-
-impl Attention {
-    fn load(
-        tensors: &Tensors,
-        name: &str,
-        config: &DitConfig,
-        context: usize,
-        device: &Device,
-    ) -> Result<Self, NnError> {
-        let DitConfig { width, heads, .. } = *config;
-        let projection =
-            |part: &str, input: usize| tensors.projection(&format!("{name}.{part}.weight"), [width, input], device);
-        let norm =
-            |part: &str| Ok(RmsNorm(tensors.float(&format!("{name}.{part}.weight"), [width / heads], device)?));
-        Ok(Self {
-            query: projection("q_proj", width)?,
-            key: projection("k_proj", context)?,
-            value: projection("v_proj", context)?,
-            output: projection("output_proj", width)?,
-            query_norm: norm("q_norm")?,
-            key_norm: norm("k_norm")?,
-            heads,
-        })
-    }
-
-    /// `x` `[batch, tokens, width]`, `context` `[batch, words, context]` → the shape of `x`.
-    fn forward(&self, x: Tensor<3>, context: Tensor<3>, rope: Option<&Rope>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        let words = context.dims()[1];
-        let split = |x: Tensor<3>, tokens: usize| x.reshape([batch, tokens, self.heads, width / self.heads]);
-        let turn = |x: Tensor<4>, norm: &RmsNorm| {
-            let x = norm.forward(x).swap_dims(1, 2);
-            match rope {
-                Some(rope) => rope.rotate(x),
-                None => x,
-            }
-        };
-        let query = turn(split(self.query.forward(x), tokens), &self.query_norm);
-        let key = turn(split(self.key.forward(context.clone()), words), &self.key_norm);
-        let value = split(self.value.forward(context), words).swap_dims(1, 2);
-        let mixed = attention(query, key, value, None, None, AttentionModuleOptions::default());
-        self.output.forward(mixed.swap_dims(1, 2).reshape([batch, tokens, width]))
-    }
-}
-
-/// Shifts, scales and gates made from the time, through a low rank.
-#[derive(Clone, Debug)]
-struct Modulation {
-    down: Projection,
-    up: Projection,
-}
-
-impl Modulation {
-    fn load(tensors: &Tensors, name: &str, config: &DitConfig, parts: usize, device: &Device) -> Result<Self, NnError> {
-        let DitConfig { width, rank, .. } = *config;
-        Ok(Self {
-            down: tensors.projection(&format!("{name}.1.weight"), [rank, width], device)?,
-            up: tensors.projection(&format!("{name}.2.weight"), [parts * width, rank], device)?,
-        })
-    }
-
-    /// `N` parts `[batch, times, 1, width]`, added to what all blocks share.
-    fn forward<const N: usize>(&self, time: &Time) -> [Tensor<4>; N] {
-        let [batch, times, width] = time.embedded.dims();
-        let all = self.up.forward(self.down.forward(silu(time.embedded.clone())));
-        let all = all + time.shared.clone().narrow(2, 0, N * width);
-        std::array::from_fn(|part| all.clone().narrow(2, part * width, width).reshape([batch, times, 1, width]))
-    }
-}
-
-/// What the network knows of the time.
-struct Time {
-    /// `[batch, times, width]`.
-    embedded: Tensor<3>,
-    /// `[batch, times, 3 · width]`.
-    shared: Tensor<3>,
-}
-
-/// `layer_norm(x) * (1 + scale) + shift`, eps 1e-6: `x` `[batch, frames, places, width]`.
-fn modulate(x: Tensor<4>, shift: Tensor<4>, scale: Tensor<4>) -> Tensor<4> {
-    let centred = x.clone() - x.mean_dim(3);
-    let spread = (centred.clone().square().mean_dim(3) + 1e-6).sqrt();
-    centred / spread * (scale + 1.0) + shift
-}
-
-/// A transformer block: attention over tokens, attention to words, perceptron, each modulated and gated by the time.
-#[derive(Clone, Debug)]
-struct Block {
-    own: (Modulation, Attention),
-    words: (Modulation, Attention),
-    perceptron: (Modulation, Projection, Projection),
-}
-
-impl Block {
-    fn load(tensors: &Tensors, index: usize, config: &DitConfig, device: &Device) -> Result<Self, NnError> {
-        let DitConfig { width, hidden, context, .. } = *config;
-        let name = |part: &str| format!("blocks.{index}.{part}");
-        let modulation =
-            |part: &str| Modulation::load(tensors, &name(&format!("adaln_modulation_{part}")), config, 3, device);
-        Ok(Self {
-            own: (modulation("self_attn")?, Attention::load(tensors, &name("self_attn"), config, width, device)?),
-            words: (modulation("cross_attn")?, Attention::load(tensors, &name("cross_attn"), config, context, device)?),
-            perceptron: (
-                modulation("mlp")?,
-                tensors.projection(&block_name(index, "mlp.layer1"), [hidden, width], device)?,
-                tensors.projection(&block_name(index, "mlp.layer2"), [width, hidden], device)?,
-            ),
-        })
-    }
-
-    /// `x` `[batch, frames, places, width]` → the same shape.
-    fn forward(&self, x: Tensor<4>, time: &Time, prompt: &Tensor<3>, rope: &Rope, name: &str, tap: Tap) -> Tensor<4> {
-        let shape @ [batch, frames, places, width] = x.dims();
-        let tokens = |x: Tensor<4>| x.reshape([batch, frames * places, width]);
-
-        let [shift, scale, gate] = self.own.0.forward(time);
-        let input = tokens(modulate(x.clone(), shift, scale));
-        let attended = self.own.1.forward(input.clone(), input, Some(rope));
-        tap(&format!("{name}.self_attn"), attended.clone().flatten(0, -1));
-        let x = x + gate * attended.reshape(shape);
-
-        let [shift, scale, gate] = self.words.0.forward(time);
-        let attended = self.words.1.forward(tokens(modulate(x.clone(), shift, scale)), prompt.clone(), None);
-        tap(&format!("{name}.cross_attn"), attended.clone().flatten(0, -1));
-        let x = x + gate * attended.reshape(shape);
-
-        let (modulation, up, down) = &self.perceptron;
-        let [shift, scale, gate] = modulation.forward(time);
-        let hidden = burn::tensor::activation::gelu(up.forward(modulate(x.clone(), shift, scale)));
-        let x = x + gate * down.forward(hidden);
-        tap(name, x.clone().flatten(0, -1));
-        x
-    }
-}
-
 /// The network, its weights in memory.
 #[derive(Clone, Debug)]
 pub struct Dit {
@@ -350,10 +199,20 @@ impl Dit {
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, input: DitInput, tap: Tap) -> Result<Tensor<5>, NnError> {
-        let grid @ [frames, rows, columns] = self.check(&input)?;
-        let DitConfig { channels, width, heads, options, .. } = self.config;
-        let DitInput { x, times, prompt, known, padding } = input;
-        let device = x.device();
+        let grid = self.check(&input)?;
+        let (shape, prompt, device) = (input.x.dims(), input.prompt.clone(), input.x.device());
+        let (mut x, time) = self.begin(input, grid, &mut *tap);
+        let rope = self.rope(grid, &device, &mut *tap);
+        for (index, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, &time, &prompt, &rope, &format!("block.{index}"), &mut *tap);
+        }
+        Ok(self.end(x, &time, shape, tap))
+    }
+
+    /// Tokens `[batch, frames, places, width]` and what is known of the time.
+    fn begin(&self, input: DitInput, [frames, rows, columns]: [usize; 3], tap: Tap) -> (Tensor<4>, Time) {
+        let DitConfig { width, options, .. } = self.config;
+        let DitInput { x, times, known, padding, .. } = input;
         let [batch, _, latent_frames, height, latent_width] = x.dims();
         let mut parts = vec![x, known];
         if options.has_padding_mask {
@@ -365,7 +224,7 @@ impl Dit {
         let patches: Tensor<8> = Tensor::cat(parts, 1).reshape([batch, inputs, frames, r, rows, p, columns, p]);
         let patches =
             patches.permute([0, 2, 4, 6, 1, 3, 5, 7]).reshape([batch, frames, rows * columns, inputs * r * p * p]);
-        let mut x = self.patch.forward(patches);
+        let x = self.patch.forward(patches);
         tap("x_embedder", x.clone().flatten(0, -1));
 
         let (first, second, norm) = &self.time;
@@ -373,22 +232,30 @@ impl Dit {
         let time = Time { embedded: norm.forward(raw.clone()), shared: second.forward(silu(first.forward(raw))) };
         tap("t_emb", time.embedded.clone().flatten(0, -1));
         tap("adaln_lora", time.shared.clone().flatten(0, -1));
+        (x, time)
+    }
 
-        let head = width / heads;
-        let angles = angles(grid, head, options.rope);
-        tap("rope_angles", w2a_nn::tensor(angles.clone(), [angles.len()], &device));
-        let rope = Rope::new(&angles, head, &device);
-        for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, &time, &prompt, &rope, &format!("block.{index}"), &mut *tap);
-        }
+    /// Positions of all tokens.
+    fn rope(&self, grid: [usize; 3], device: &Device, tap: Tap) -> Rope {
+        let head = self.config.width / self.config.heads;
+        let angles = angles(grid, head, self.config.options.rope);
+        tap("rope_angles", w2a_nn::tensor(angles.clone(), [angles.len()], device));
+        Rope::new(&angles, head, device)
+    }
 
+    /// From the tokens to latents of `shape`.
+    fn end(&self, x: Tensor<4>, time: &Time, shape: [usize; 5], tap: Tap) -> Tensor<5> {
+        let DitConfig { channels, options, .. } = self.config;
+        let [batch, _, latent_frames, height, latent_width] = shape;
+        let (p, r) = (options.patch, options.patch_frames);
+        let (frames, rows, columns) = (latent_frames / r, height / p, latent_width / p);
         let (modulation, linear) = &self.last;
-        let [shift, scale] = modulation.forward(&time);
+        let [shift, scale] = modulation.forward(time);
         let x = linear.forward(modulate(x, shift, scale));
         tap("final_layer", x.clone().flatten(0, -1));
         // Patches of [rows, columns, frames, channels].
         let x: Tensor<8> = x.reshape([batch, frames, rows, columns, p, p, r, channels]);
-        Ok(x.permute([0, 7, 1, 6, 2, 4, 3, 5]).reshape([batch, channels, latent_frames, height, latent_width]))
+        x.permute([0, 7, 1, 6, 2, 4, 3, 5]).reshape([batch, channels, latent_frames, height, latent_width])
     }
 
     /// Patches of the input in time, rows and columns.
