@@ -84,7 +84,7 @@ fn obey(order: &Value, folder: &Path, pictures: &std::fs::File, steps: &mut [i64
     let at = slot as usize;
     let first_time = |what: &str| std::fs::File::create_new(folder.join(what)).is_ok();
     let mut answer = vec![("slot", Value::Int(slot))];
-    match order.get("action") {
+    match order.get("actions") {
         None => {
             steps[at] = 0;
             answer.push(("instruction", Value::text("put it down")));
@@ -99,7 +99,8 @@ fn obey(order: &Value, folder: &Path, pictures: &std::fs::File, steps: &mut [i64
                 _ => {}
             }
         }
-        Some(Value::List(action)) => {
+        Some(Value::List(actions)) => {
+            let [Value::List(action)] = actions.as_slice() else { panic!("{actions:?}") };
             steps[at] += 1;
             if steps[at] == -998 {
                 std::process::abort();
