@@ -392,6 +392,10 @@ impl Config {
     pub(crate) fn tasks(&self) -> Result<Vec<(Suite, usize)>, PipelineError> {
         let most = if self.data.tasks_per_suite == 0 { usize::MAX } else { self.data.tasks_per_suite };
         let suites = self.suites()?.into_iter();
+        let chosen = &self.env.libero.tasks;
+        if self.is_libero() && !chosen.is_empty() {
+            return Ok(suites.flat_map(|suite| chosen.iter().map(move |task| (suite, *task))).collect());
+        }
         Ok(suites.flat_map(|suite| (0..tasks(suite).len().min(most)).map(move |task| (suite, task))).collect())
     }
 

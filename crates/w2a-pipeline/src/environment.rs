@@ -18,6 +18,8 @@ const LOG: &str = "workers.log";
 const SILENCE: Duration = Duration::from_secs(300);
 /// LIBERO's environments end by themselves after 1,000 steps.
 const MOST_STEPS: usize = 980;
+/// Tasks of a suite.
+const TASKS: usize = 10;
 /// Fixed initial states of a task.
 const FIXED: usize = 50;
 /// Processes of a gigabyte each.
@@ -55,6 +57,8 @@ pub struct LiberoSection {
     /// The expert in the post-training scenes, demonstration `i` of a task in its scene `i`, from which the oracle and the
     /// errors of the imagination are computed; empty for none.
     pub expert_dataset: String,
+    /// Numbers of the tasks of each suite that take part, from 0; none for the first `data.tasks_per_suite`.
+    pub tasks: Vec<usize>,
     /// Worker processes, each with one environment.
     pub workers: usize,
     /// Actions of the simulator (20 a second) in one action of the run, one after the other; images are of every
@@ -84,6 +88,7 @@ impl Default for LiberoSection {
             python: "python3".into(),
             dataset: String::new(),
             expert_dataset: String::new(),
+            tasks: Vec::new(),
             workers: 2,
             stride: 2,
             demo_steps: 128,
@@ -170,6 +175,13 @@ impl Config {
             given("env.libero.dataset", &libero.dataset, "a folder with demonstrations where env.kind is libero"),
             given("env.libero.python", &libero.python, "the Python that scripts/setup-libero.sh made"),
             given("env.libero.controller", &libero.controller, "a controller of robosuite, such as OSC_POSE"),
+            (
+                "env.libero.tasks",
+                (1..libero.tasks.len()).all(|place| !libero.tasks[..place].contains(&libero.tasks[place]))
+                    && libero.tasks.iter().all(|task| *task < TASKS),
+                format!("numbers below {TASKS}, each once"),
+                format!("{:?}", libero.tasks),
+            ),
             within("env.libero.workers", libero.workers, 1, MOST_WORKERS),
             (
                 "env.libero.stride",
@@ -258,4 +270,30 @@ pub(crate) struct Described {
     pub versions: std::collections::BTreeMap<String, String>,
     /// Its settings.
     pub libero: LiberoSection,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EnvKind, LiberoSection};
+    use crate::{Config, Profile};
+
+    #[test]
+    fn the_file_in_the_documents_lacks_nothing_but_a_dataset() {
+        let mut config: Config = toml::from_str(include_str!("../../../docs/libero.toml")).unwrap();
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.starts_with("env.libero.dataset: expected a folder with demonstrations"), "{error}");
+        config.env.libero.dataset = "demonstrations".into();
+        config.validate().unwrap();
+        assert_eq!((config.episode_steps(), config.chunks(), config.stride()), (64, 16, 2));
+        assert_eq!(config.tasks().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn liberos_settings_are_checked_for_libero_alone() {
+        let mut config = Config::profile(Profile::Smoke);
+        config.env.libero = LiberoSection { stride: 3, ..LiberoSection::default() };
+        config.validate().unwrap();
+        config.env.kind = EnvKind::Libero;
+        assert!(config.validate().is_err());
+    }
 }
