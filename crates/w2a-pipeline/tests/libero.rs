@@ -148,18 +148,19 @@ fn refused() {
     };
     let no_dataset = attempt(&|config| config.env.libero.dataset.clear());
     assert!(no_dataset.starts_with("env.libero.dataset: expected a folder with demonstrations"), "{no_dataset}");
-    let rules: [(&str, &dyn Fn(&mut Config)); 11] = [
-        ("env.libero.render", &|config| config.env.libero.render = 100),
-        ("env.libero.stride", &|config| config.env.libero.stride = 3),
-        ("env.libero.demo_steps", &|config| config.env.libero.demo_steps = 65),
-        ("env.libero.max_steps", &|config| config.env.libero.max_steps = 63),
-        ("env.libero.tasks", &|config| config.env.libero.tasks = vec![1, 1]),
-        ("env.libero.workers", &|config| config.env.libero.workers = 0),
-        ("data.suites", &|config| config.data.suites = vec!["object".into()]),
-        ("eval.scenes", &|config| config.eval.scenes = 51),
-        ("posttrain.methods", &|config| config.posttrain.methods.push("base_wide_labels".into())),
-        ("posttrain.methods", &|config| config.env.libero.expert_dataset.clear()),
-        ("world.model.flow.chunks", &|config| config.world.model.flow.chunks = 16),
+    type Change = fn(&mut Config);
+    let rules: [(&str, Change); 11] = [
+        ("env.libero.render", |config| config.env.libero.render = 100),
+        ("env.libero.stride", |config| config.env.libero.stride = 3),
+        ("env.libero.demo_steps", |config| config.env.libero.demo_steps = 65),
+        ("env.libero.max_steps", |config| config.env.libero.max_steps = 63),
+        ("env.libero.tasks", |config| config.env.libero.tasks = vec![1, 1]),
+        ("env.libero.workers", |config| config.env.libero.workers = 0),
+        ("data.suites", |config| config.data.suites = vec!["object".into()]),
+        ("eval.scenes", |config| config.eval.scenes = 51),
+        ("posttrain.methods", |config| config.posttrain.methods.push("base_wide_labels".into())),
+        ("posttrain.methods", |config| config.env.libero.expert_dataset.clear()),
+        ("world.model.flow.chunks", |config| config.world.model.flow.chunks = 16),
     ];
     for (key, change) in rules {
         let error = attempt(change);
