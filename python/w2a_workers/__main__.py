@@ -31,11 +31,12 @@ def main():
         for order in message["orders"]:
             slot = order["slot"]
             try:
-                if "action" in order:
-                    success, state, images = world.step(slot, order["action"])
+                if "actions" in order:
+                    success, state, images = world.step(slot, order["actions"], order["seeing"])
                     answer = {"success": success}
                 else:
-                    words, state, images = world.reset(slot, order["suite"], order["task"], order["trial"])
+                    words, state, images = world.reset(
+                        slot, order["suite"], order["task"], order["trial"], order.get("seed"))
                     answer = {"instruction": words}
                 for camera, image in enumerate(images):
                     pictures.put(slot, camera, image)

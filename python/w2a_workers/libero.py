@@ -15,10 +15,12 @@ os.environ.setdefault("LIBERO_CONFIG_PATH", os.path.join(sys.prefix, "libero"))
 import libero.libero
 import numpy as np
 import robosuite.utils.transform_utils as transforms
-from libero.libero.envs.env_wrapper import OffScreenRenderEnv
+from libero.libero.envs.env_wrapper import ControlEnv
 from PIL import Image
 
-CAMERAS = {"image": "agentview_image", "wrist_image": "robot0_eye_in_hand_image"}
+from .drawing import lighten
+
+CAMERAS = {"image": "agentview", "wrist_image": "robot0_eye_in_hand"}
 STATE = ["x", "y", "z", "roll", "pitch", "yaw", "gripper_left", "gripper_right"]
 ACTION = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 CONTROL_HZ = 20
@@ -78,8 +80,11 @@ class Libero:
         names = ["hf-libero", "robosuite", "mujoco", "numpy"]
         return {name: importlib.metadata.version(name) for name in names} | {"assets": assets()}
 
-    def reset(self, slot, suite, task, trial):
-        """Starts a trial of a task; gives the instruction, the state and the images."""
+    def reset(self, slot, suite, task, trial, seed=None):
+        """Starts a trial of a task; gives the instruction, the state and the images.
+
+        With a `seed` the scene is the simulator's own draw of it, whatever the settings say.
+        """
         names = tasks(suite)
         if not 0 <= task < len(names):
             raise ValueError(f"task {task} of {suite}: expected 0 to {len(names) - 1}")
@@ -89,27 +94,41 @@ class Libero:
                 env.close()
             # Until the new one stands there is none.
             self.slots[slot] = (None, None)
-            side = self.settings["render"]
-            bddl = os.path.join(ROOT, "bddl_files", suite, f"{names[task]}.bddl")
-            env = OffScreenRenderEnv(bddl_file_name=bddl, camera_heights=side, camera_widths=side,
-                                     controller=self.settings["controller"], control_freq=CONTROL_HZ)
+            env = self.build(suite, names[task])
             self.slots[slot] = ((suite, task), env)
-        fixed = self.settings["initial_states"] == "fixed"
-        env.seed(self.settings["seed"] if fixed else self.settings["seed"] + trial)
+        fixed = seed is None and self.settings["initial_states"] == "fixed"
+        if seed is None:
+            seed = self.settings["seed"] + (0 if fixed else trial)
+        env.seed(seed)
         seen = env.reset()
         if fixed:
             states = initial_states(suite, names[task])
             seen = env.set_init_state(states[trial % len(states)])
+        if not self.settings["sensors"]:
+            lighten(env.sim, self.settings["mesh_cell_mm"] / 1000, self.settings["samples"])
         # Objects start a little above the table and fall.
         for _ in range(self.settings["settle_steps"]):
             seen, _, _, _ = env.step(OPEN)
-        return instruction(names[task]), *self.observe(seen)
+        return instruction(names[task]), self.observe(seen), self.look(env, seen)
 
-    def step(self, slot, action):
-        """Carries out one action; gives whether the task is solved, the state and the images."""
+    def build(self, suite, name):
+        side = self.settings["render"]
+        return ControlEnv(
+            bddl_file_name=os.path.join(ROOT, "bddl_files", suite, f"{name}.bddl"),
+            controller=self.settings["controller"], control_freq=CONTROL_HZ, hard_reset=bool(self.settings["rebuild"]),
+            has_offscreen_renderer=True, use_camera_obs=bool(self.settings["sensors"]),
+            camera_heights=side, camera_widths=side,
+        )
+
+    def step(self, slot, actions, seeing):
+        """Carries out actions; gives whether the task was solved after one of them, the state and, if `seeing`, the
+        images."""
         env = self.slots[slot][1]
-        seen, _, _, _ = env.step(self.gripper(list(action)))
-        return bool(env.check_success()), *self.observe(seen)
+        success = False
+        for action in actions:
+            seen, _, _, _ = env.step(self.gripper(list(action)))
+            success = success or bool(env.check_success())
+        return success, self.observe(seen), self.look(env, seen) if seeing else []
 
     def gripper(self, action):
         if self.settings["gripper"] == "groot":
@@ -123,7 +142,16 @@ class Libero:
             transforms.quat2axisangle(seen["robot0_eef_quat"].copy()),
             seen["robot0_gripper_qpos"],
         ])
-        return [float(value) for value in state], [self.picture(seen[key]) for key in CAMERAS.values()]
+        return [float(value) for value in state]
+
+    def look(self, env, seen):
+        """The images: those of the simulator's sensors, which draw at every step and see its beginning, or drawn now."""
+        side = self.settings["render"]
+        if self.settings["sensors"]:
+            images = [seen[f"{name}_image"] for name in CAMERAS.values()]
+        else:
+            images = [env.sim.render(side, side, camera_name=name) for name in CAMERAS.values()]
+        return [self.picture(image) for image in images]
 
     def picture(self, image):
         image = self.flip(image)

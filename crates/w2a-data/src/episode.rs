@@ -31,6 +31,33 @@ impl Camera {
     pub fn frame(&self, frame: usize) -> &[u8] {
         &self.rgb[frame * self.frame_len()..(frame + 1) * self.frame_len()]
     }
+
+    /// The same images `factor` times smaller in both directions, each pixel the rounded mean of those it covers; `None`
+    /// if a side is no multiple of `factor`, or the bytes are not whole images.
+    pub fn reduced(&self, factor: usize) -> Option<Self> {
+        let whole = |side: usize| side > 0 && factor > 0 && side.is_multiple_of(factor);
+        if !whole(self.height) || !whole(self.width) || !self.rgb.len().is_multiple_of(self.frame_len()) {
+            return None;
+        }
+        if factor == 1 {
+            return Some(self.clone());
+        }
+        let (row_len, columns) = (self.width * 3, self.width / factor);
+        let area = (factor * factor) as u32;
+        let mut rgb = Vec::with_capacity(self.rgb.len() / (factor * factor));
+        // Rows of all frames follow each other, and a frame has a multiple of `factor` of them.
+        for rows in self.rgb.chunks_exact(row_len * factor) {
+            let mut sums = vec![0_u32; columns * 3];
+            for (place, byte) in rows.iter().enumerate() {
+                let at = place % row_len;
+                if let Some(sum) = sums.get_mut(at / 3 / factor * 3 + at % 3) {
+                    *sum += u32::from(*byte);
+                }
+            }
+            rgb.extend(sums.iter().map(|sum| ((sum + area / 2) / area) as u8));
+        }
+        Some(Self { name: self.name.clone(), height: self.height / factor, width: columns, rgb })
+    }
 }
 
 /// What the robot sees at one control step: one image per camera (cameras of one frame) and its proprioception.
@@ -170,5 +197,23 @@ impl Episode {
 impl Camera {
     fn clone_empty(&self) -> Self {
         Self { name: self.name.clone(), height: self.height, width: self.width, rgb: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Camera;
+
+    #[test]
+    fn a_smaller_image_has_the_rounded_means() {
+        let one = [0, 10, 20, 1, 11, 21, 100, 0, 0, 104, 0, 0, 2, 12, 22, 3, 13, 23, 100, 0, 0, 98, 0, 255];
+        let camera = Camera { name: "a".into(), height: 2, width: 4, rgb: [one, [7; 24]].concat() };
+        let small = camera.reduced(2).unwrap();
+        assert_eq!((small.height, small.width, small.frames()), (1, 2, 2));
+        assert_eq!(small.rgb, [2, 12, 22, 101, 0, 64, 7, 7, 7, 7, 7, 7]);
+        assert_eq!(camera.reduced(1), Some(camera.clone()));
+        let refused = [0, 3, 4].map(|factor| camera.reduced(factor));
+        assert_eq!(refused, [None, None, None]);
+        assert_eq!(Camera { rgb: vec![0; 25], ..camera }.reduced(2), None);
     }
 }

@@ -25,7 +25,7 @@ pub use dataset::{
     Modality, ModalityName, ModalitySlice, PngError, Step, StepReader, Version, decode_png, encode_png,
 };
 pub use episode::{Camera, Episode, EpisodeError, Observation};
-pub use hdf5::{DemoRecord, Group, Hdf5Dataset, Hdf5Error, Hdf5Reader, Profile};
+pub use hdf5::{DemoRecord, Group, Hdf5Dataset, Hdf5Error, Hdf5Reader, Profile, libero_instruction};
 pub use inspect::{CameraReport, FeatureReport, Inspection, Problem, inspect};
 pub use layouts::{Clip, ClipLayout, ClipName, Clips, LayoutError, SkillRange, SkillRanges, WINDOW_STEPS, Window};
 pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};

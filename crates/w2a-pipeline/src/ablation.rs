@@ -10,7 +10,7 @@ use std::time::Instant;
 use w2a_align::{AdapterKind, AlignConfig, FrozenAdapters, LossConfig, LossVariant};
 use w2a_posttrain::{Form, GainChoice, LoraConfig, Objective, ObjectiveConfig, PosttrainConfig};
 use w2a_report::{EpisodeResult, EvalInfo, MethodInfo};
-use w2a_sim::{Range, Scene};
+use w2a_sim::Scene;
 use w2a_world::{Latents, WorldModel};
 
 use crate::arms::{Arm, TargetKind};
@@ -164,7 +164,7 @@ pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
     let scenes = world::posttrain_scenes(&config)?;
     let imagined = world::latents(context, &Imaginer::Main.imagined(POSTTRAIN))?;
     let pseudo = pseudo(context, &shared, &rows, &scenes, &imagined)?;
-    let evaluated = eval_scenes(context, Range::Full)?;
+    let evaluated = eval_scenes(context, context.config.ranges()[1])?;
     context.folder("eval")?;
     let mut results = evaluate(context, &shared, Arm::Base, 0, &evaluated, FULL)?;
     let mut lines = Vec::new();

@@ -4,11 +4,12 @@ use w2a_align::AlignConfig;
 use w2a_nn::TrainConfig;
 use w2a_policy::MiniPolicyConfig;
 use w2a_posttrain::{IdmConfig, PosttrainConfig};
-use w2a_sim::{Suite, tasks};
+use w2a_sim::{Range, Suite, tasks};
 use w2a_world::MiniWorldConfig;
 
 use crate::PipelineError;
 use crate::arms::Arm;
+use crate::environment::EnvSection;
 
 /// How much to spend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +117,8 @@ pub struct Config {
     pub threads: usize,
     /// Where models train and run: `cpu`.
     pub device: String,
+    /// Where the run acts.
+    pub env: EnvSection,
     /// Demonstrations and videos.
     pub data: DataSection,
     /// The world model.
@@ -135,7 +138,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct DataSection {
     /// Suites that take part: some of `object`, `spatial` and `goal`, or `long` alone: its episodes have another
-    /// length.
+    /// length. In LIBERO some of `libero_spatial`, `libero_object`, `libero_goal` and `libero_10`.
     pub suites: Vec<String>,
     /// How many tasks of each suite take part, the first ones; 0 for all.
     pub tasks_per_suite: usize,
@@ -291,6 +294,7 @@ impl Config {
             seed: 0,
             threads: 2,
             device: "cpu".into(),
+            env: EnvSection::default(),
             data: DataSection {
                 suites: vec!["object".into()],
                 tasks_per_suite: pick(0, 1, 1),
@@ -362,8 +366,21 @@ impl Config {
 
     /// Control steps of a demonstration; validation sees to it that all tasks agree.
     pub(crate) fn episode_steps(&self) -> usize {
+        if self.is_libero() {
+            return self.env.libero.demo_steps / self.stride();
+        }
         let tasks = self.tasks().unwrap_or_default().into_iter();
         tasks.map(|(suite, task)| w2a_sim::tasks(suite)[task].demo_steps).max().unwrap_or(0)
+    }
+
+    /// Control steps after which an episode of a task has failed.
+    pub(crate) fn horizon_steps(&self, task: &w2a_sim::TaskInfo) -> usize {
+        if self.is_libero() { self.env.libero.max_steps.div_ceil(self.stride()) } else { task.horizon }
+    }
+
+    /// The ranges of scenes that post-training and evaluation know.
+    pub(crate) fn ranges(&self) -> [Range; 2] {
+        if self.is_libero() { [Range::Seed, Range::Init] } else { [Range::Full; 2] }
     }
 
     /// Chunks of an episode: what is imagined of it, and decided in it while post-training.
@@ -375,21 +392,27 @@ impl Config {
     pub(crate) fn tasks(&self) -> Result<Vec<(Suite, usize)>, PipelineError> {
         let most = if self.data.tasks_per_suite == 0 { usize::MAX } else { self.data.tasks_per_suite };
         let suites = self.suites()?.into_iter();
+        let chosen = &self.env.libero.tasks;
+        if self.is_libero() && !chosen.is_empty() {
+            return Ok(suites.flat_map(|suite| chosen.iter().map(move |task| (suite, *task))).collect());
+        }
         Ok(suites.flat_map(|suite| (0..tasks(suite).len().min(most)).map(move |task| (suite, task))).collect())
     }
 
     /// The suites that take part.
     pub(crate) fn suites(&self) -> Result<Vec<Suite>, PipelineError> {
-        self.data
-            .suites
-            .iter()
-            .map(|name| {
-                Suite::ALL.iter().copied().find(|suite| suite.name() == name).ok_or_else(|| PipelineError::Config {
-                    key: "data.suites".into(),
-                    expected: format!("some of {:?}", Suite::ALL.iter().map(|suite| suite.name()).collect::<Vec<_>>()),
-                    got: format!("{name:?}"),
-                })
+        let known = self.known_suites();
+        let find = |name: &String| {
+            known.iter().copied().find(|suite| suite.name() == name).ok_or_else(|| PipelineError::Config {
+                key: "data.suites".into(),
+                expected: format!(
+                    "some of {:?} where env.kind is {}",
+                    known.iter().map(|suite| suite.name()).collect::<Vec<_>>(),
+                    if self.is_libero() { "libero" } else { "tabletop" }
+                ),
+                got: format!("{name:?}"),
             })
-            .collect()
+        };
+        self.data.suites.iter().map(find).collect()
     }
 }

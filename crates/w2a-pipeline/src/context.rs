@@ -1,5 +1,6 @@
 //! What every stage of a run needs: folders, device, progress, log.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use burn::tensor::Device;
 use w2a_nn::{Checkpoint, NnError, StepReport, TrainConfig, Training};
 use w2a_report::{GitState, Manifest, Metrics, StageStatus};
 
+use crate::environment::{EnvSection, Simulator};
 use crate::progress::RunProgress;
 use crate::{Config, PipelineError, Request, Stage};
 
@@ -19,6 +21,8 @@ pub(crate) struct Context {
     pub manifest: Manifest,
     resume: bool,
     metrics: Option<Metrics>,
+    /// The simulator while nobody acts in it: workers are slow to start.
+    simulator: Cell<Option<Simulator>>,
 }
 
 impl Context {
@@ -69,6 +73,7 @@ impl Context {
             manifest,
             resume: existing,
             metrics,
+            simulator: Cell::new(None),
         })
     }
 
@@ -96,6 +101,7 @@ impl Context {
             device: Device::flex(),
             resume: true,
             metrics: None,
+            simulator: Cell::new(None),
         })
     }
 
@@ -115,6 +121,19 @@ impl Context {
     fn save_stage(&mut self, stage: Stage, status: StageStatus, seconds: f64) -> Result<(), PipelineError> {
         self.manifest.update_stage(stage.name(), status, seconds)?;
         Ok(self.manifest.save(self.out.join("manifest.json"))?)
+    }
+
+    /// Acts in the run's simulator. What goes wrong leaves none behind, and the next one is a fresh one.
+    pub fn acting<T>(
+        &self,
+        act: impl FnOnce(&mut dyn w2a_sim::Environment) -> Result<T, PipelineError>,
+    ) -> Result<T, PipelineError> {
+        let kept = self.simulator.take();
+        let mut simulator = kept.map_or_else(|| Simulator::new(&self.config, &self.out), Ok)?;
+        let result = act(simulator.environment())?;
+        simulator.describe(&self.config, &self.out)?;
+        self.simulator.set(Some(simulator));
+        Ok(result)
     }
 
     /// A path inside the run's folder.
@@ -230,7 +249,16 @@ fn is_free(folder: &Path) -> std::io::Result<bool> {
 fn difference(saved: &str, given: &str) -> Option<String> {
     let parse = |text: &str| text.parse::<toml::Table>();
     match (parse(saved), parse(given)) {
-        (Ok(saved), Ok(given)) => first_difference("", &saved, &given),
+        (Ok(mut saved), Ok(given)) => {
+            // A run that began before there was another simulator is one of the tabletop.
+            if let (false, Ok(tabletop)) = (saved.contains_key("env"), toml::Value::try_from(EnvSection::default())) {
+                saved.insert("env".into(), tabletop);
+            }
+            if !given.contains_key("env") {
+                saved.remove("env");
+            }
+            first_difference("", &saved, &given)
+        }
         (Err(error), _) | (_, Err(error)) => Some(format!("it cannot be compared: {}", error.message())),
     }
 }

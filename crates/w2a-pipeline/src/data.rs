@@ -6,7 +6,7 @@ use w2a_sim::{Range, Scene, Split, Suite, record_many, tasks};
 
 use crate::arms::Arm;
 use crate::context::Context;
-use crate::{Config, PipelineError};
+use crate::{Config, PipelineError, demonstrations};
 
 /// Labelled demonstrations of the narrow range: what the base policy, the adapters and the inverse dynamics model get.
 pub(crate) const NARROW: &str = "data/labelled_narrow";
@@ -22,6 +22,10 @@ const WIDE_OFFSET: u32 = 1_000_000;
 const VIDEO_OFFSET: u32 = 2_000_000;
 
 pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
+    if context.config.is_libero() {
+        demonstrations::import(context)?;
+        return [NARROW, VIDEO, ORACLE].into_iter().try_for_each(|name| note(context, name));
+    }
     let data = context.config.data.clone();
     let train = |range, offset, count| scenes(&context.config, Split::Train, range, offset, count);
     let corpora = [
@@ -34,17 +38,25 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
         if name == WIDE && !Arm::WideLabels.takes_part(&context.config) {
             continue;
         }
-        let dir = context.path(name);
-        if !dir.exists() {
+        if !context.path(name).exists() {
             context.progress.part(name);
             write(context, name, &scenes, labelled)?;
         }
-        let dataset = Dataset::open(&dir)?;
-        let record =
-            DatasetRecord { name: name.to_owned(), fingerprint: dataset.fingerprint()?, episodes: dataset.len() };
-        context.manifest.datasets.retain(|known| known.name != name);
-        context.manifest.datasets.push(record);
+        note(context, name)?;
     }
+    Ok(())
+}
+
+/// Writes down which dataset a run has under a name, if it has one.
+fn note(context: &mut Context, name: &str) -> Result<(), PipelineError> {
+    let dir = context.path(name);
+    if !dir.exists() {
+        return Ok(());
+    }
+    let dataset = Dataset::open(&dir)?;
+    let record = DatasetRecord { name: name.to_owned(), fingerprint: dataset.fingerprint()?, episodes: dataset.len() };
+    context.manifest.datasets.retain(|known| known.name != name);
+    context.manifest.datasets.push(record);
     Ok(())
 }
 

@@ -22,6 +22,9 @@ pub(crate) const HEADLINE: &str = "w2a";
 /// The same numbers with every method paired with the one whose world model knows no skills.
 pub(crate) const AGAINST_BASE_WORLD: &str = "eval_info_vs_base_wm.json";
 
+/// The numbers without a shift, where scenes know one.
+pub(crate) const NARROW_INFO: &str = "eval_info_narrow.json";
+
 /// The ranges of scenes, as file names call them.
 pub(crate) const FULL: &str = "full";
 const NARROW: &str = "narrow";
@@ -30,7 +33,8 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     let shared = Shared::load(context)?;
     let start = Instant::now();
     let (mut all, mut without_shift) = (Vec::new(), Vec::new());
-    let (full, narrow) = (eval_scenes(context, Range::Full)?, eval_scenes(context, Range::Narrow)?);
+    let full = eval_scenes(context, context.config.ranges()[1])?;
+    let narrow = if context.config.is_libero() { Vec::new() } else { eval_scenes(context, Range::Narrow)? };
     context.folder("eval")?;
     for (arm, seed, range) in runs(&context.config) {
         let (scenes, results) = if range == FULL { (&full, &mut all) } else { (&narrow, &mut without_shift) };
@@ -38,7 +42,10 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     }
     let seconds = start.elapsed().as_secs_f64();
     let base = Arm::Base.name();
-    let mut files = vec![(&all, base, "eval_info.json"), (&without_shift, base, "eval_info_narrow.json")];
+    let mut files = vec![(&all, base, "eval_info.json")];
+    if !without_shift.is_empty() {
+        files.push((&without_shift, base, NARROW_INFO));
+    }
     if Arm::BaseWorld.takes_part(&context.config) {
         files.push((&all, Arm::BaseWorld.name(), AGAINST_BASE_WORLD));
     }
@@ -52,14 +59,17 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
 /// How long the demonstrations of the run's tasks and its imagination are.
 pub(crate) fn control_steps(config: &Config) -> ControlSteps {
     let imagined = config.world.model.autoencoder.frames * config.chunks();
-    ControlSteps { demonstration: config.episode_steps() as u32, imagination: imagined as u32 }
+    // In steps of the simulator, as those of the episodes.
+    let steps = |steps: usize| (steps * config.stride()) as u32;
+    ControlSteps { demonstration: steps(config.episode_steps()), imagination: steps(imagined) }
 }
 
 /// What is evaluated, in order: every arm and seed on scenes of the full range, and on the narrow one the arms that show
 /// what the shift costs.
 pub(crate) fn runs(config: &Config) -> Vec<(Arm, usize, &'static str)> {
     let full = Arm::taking_part(config).flat_map(|arm| (0..arm.seeds(config)).map(move |seed| (arm, seed, FULL)));
-    let shown = [Arm::Base, Arm::World2Act, Arm::WideLabels].into_iter().filter(|arm| arm.takes_part(config));
+    let shown = [Arm::Base, Arm::World2Act, Arm::WideLabels].into_iter();
+    let shown = shown.filter(|arm| arm.takes_part(config) && !config.is_libero());
     full.chain(shown.map(|arm| (arm, 0, NARROW))).collect()
 }
 
@@ -119,16 +129,16 @@ pub(crate) fn evaluate_as<'a>(
         return load_json(&path, "eval");
     }
     let chunk_len = context.config.world.model.autoencoder.frames;
-    let horizon = scenes.iter().map(|scene| scene.task_info().horizon).max().unwrap_or(0);
+    let horizon = scenes.iter().map(|scene| context.config.horizon_steps(scene.task_info())).max().unwrap_or(0);
     context.progress.part(part);
     let tick = |done| context.progress.tick(done, scenes.len(), part);
     let rollouts = shared.rollouts(context, actor()?, scenes, horizon.div_ceil(chunk_len), Record::Outcome, tick)?;
-    let results: Vec<EpisodeResult> = rollouts.iter().map(|rollout| result(method, seed, rollout)).collect();
+    let results: Vec<EpisodeResult> = rollouts.iter().map(|rollout| result(context, method, seed, rollout)).collect();
     save_json(&path, &results)?;
     Ok(results)
 }
 
-fn result(method: &str, seed: usize, rollout: &Rollout) -> EpisodeResult {
+fn result(context: &Context, method: &str, seed: usize, rollout: &Rollout) -> EpisodeResult {
     EpisodeResult {
         method: method.to_owned(),
         task: task_name(&rollout.scene),
@@ -137,7 +147,7 @@ fn result(method: &str, seed: usize, rollout: &Rollout) -> EpisodeResult {
         seed: seed as u64,
         in_support: rollout.scene.in_support(),
         success: rollout.success,
-        steps: rollout.steps,
+        steps: rollout.steps * context.config.stride() as u32,
         failure: None,
     }
 }

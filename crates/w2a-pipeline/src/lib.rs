@@ -12,6 +12,8 @@ mod context;
 mod corpus;
 mod data;
 mod data_tools;
+mod demonstrations;
+mod environment;
 mod error;
 mod eval;
 mod finetune;
@@ -40,6 +42,7 @@ pub use config::{
     AlignSection, Config, DataSection, EvalSection, PolicySection, PosttrainSection, Profile, Stage, WorldSection,
 };
 pub use data_tools::{DataReport, convert_data, inspect_data};
+pub use environment::{EnvKind, EnvSection, LiberoSection};
 pub use error::PipelineError;
 pub use finetune::{FinetuneRequest, finetune};
 pub use groot::{PolicyInfoRequest, policy_info, write_tiny_policy};

@@ -107,7 +107,7 @@ pub fn libero(request: &LiberoRequest) -> Result<String, PipelineError> {
     let all: Vec<Episode> = all.map(|(task, trial)| Episode { suite: request.suite.clone(), task, trial }).collect();
     let waiting = all.iter().filter(|episode| done.iter().all(|known| known.episode != **episode));
     let evaluation = Evaluation {
-        command: command(request),
+        command: Command::libero(request.python.clone(), request.out.join(LOG), SILENCE),
         workers: request.workers,
         slots: request.envs,
         settings,
@@ -170,17 +170,6 @@ fn known_episodes(path: &Path) -> Result<Vec<EpisodeOutcome>, PipelineError> {
     let text = text.map_err(|error| PipelineError::io("writing episodes", std::io::Error::other(error)))?;
     w2a_data::write_atomic(path, text.as_bytes()).map_err(|source| PipelineError::io("writing episodes", source))?;
     Ok(known)
-}
-
-fn command(request: &LiberoRequest) -> Command {
-    Command {
-        program: request.python.clone(),
-        arguments: ["-m", "w2a_workers", "libero"].map(str::to_owned).into(),
-        // What the user has set stays; nothing may be downloaded within an episode.
-        variables: vec![("HF_HUB_OFFLINE".into(), "1".into())],
-        log: request.out.join(LOG),
-        timeout: SILENCE,
-    }
 }
 
 fn run(

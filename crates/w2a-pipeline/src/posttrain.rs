@@ -39,7 +39,8 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
     report_imagination(context, &shared, idm.as_ref(), &scenes, &videos)?;
     let embed = |latents: &[Latents]| embed(&shared.world, &shared.adapters, latents);
     let z_v = embed(&imagined)?;
-    let z_expert = embed(&world::latents(context, EXPERT)?)?;
+    let z_expert =
+        if Arm::Oracle.takes_part(&context.config) { embed(&world::latents(context, EXPERT)?)? } else { vec![] };
     let z_without_skills = if Arm::BaseWorld.takes_part(&context.config) {
         embed(&world::latents(context, &Imaginer::WithoutSkills.imagined(POSTTRAIN))?)?
     } else {
@@ -158,7 +159,7 @@ pub(crate) fn pseudo_actions(
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(crate) struct ImaginationReport {
     /// Mean absolute error of normalised actions on real expert video; `None` where no arm needs the inverse dynamics
-    /// model.
+    /// model, and in LIBERO, whose expert is not at hand.
     pub idm_error_real: Option<f32>,
     /// The same on imagined video of the same scenes.
     pub idm_error_imagined: Option<f32>,
@@ -178,13 +179,14 @@ fn report_imagination(
     videos: &[GridVideo],
 ) -> Result<(), PipelineError> {
     let path = context.path("posttrain/imagination.json");
-    if path.exists() {
+    // Without the expert's video there is nothing to compare with.
+    if path.exists() || !context.path(HORIZON).exists() {
         return Ok(());
     }
-    let count = scenes.len().min(48);
     let horizon: Horizon = load_json(&context.path(HORIZON), "world")?;
+    let count = scenes.len().min(48).min(horizon.scenes);
     let mean = |values: &[f64]| (values.iter().sum::<f64>() / values.len().max(1) as f64) as f32;
-    let errors = match idm {
+    let errors = match idm.filter(|_| !context.config.is_libero()) {
         Some(idm) => Some(idm_errors(context, shared, idm, &scenes[..count], videos)?),
         None => None,
     };
@@ -264,6 +266,6 @@ fn start(context: &Context, set: &DemonstrationSet) -> Result<PolicyNet, Pipelin
 
 /// Evaluation scenes, all tasks.
 pub(crate) fn eval_scenes(context: &Context, range: Range) -> Result<Vec<Scene>, PipelineError> {
-    let count = if range == Range::Full { context.config.eval.scenes } else { context.config.eval.narrow_scenes };
+    let count = if range == Range::Narrow { context.config.eval.narrow_scenes } else { context.config.eval.scenes };
     scenes(&context.config, Split::Eval, range, 0, count)
 }

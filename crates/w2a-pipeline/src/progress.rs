@@ -41,6 +41,8 @@ mod seconds {
     pub const EPISODE: f64 = 0.035;
     /// The report.
     pub const REPORT: f64 = 3.0;
+    /// What one simulated episode of LIBERO takes, by workers, as a multiple of one of the tabletop.
+    pub const LIBERO: f64 = 120.0;
 }
 
 /// The parts of a stage in the order they run: the name of each and its expected cost.
@@ -49,6 +51,8 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
     // Per episode; those of other tasks may be longer.
     let length = config.episode_steps() as f64 / EPISODE_STEPS;
     let per_task = |count: usize| (count * task_count(config)) as f64 * length;
+    let slower = if config.is_libero() { seconds::LIBERO / config.env.libero.workers.max(1) as f64 } else { 1.0 };
+    let acted = |count: usize| per_task(count) * seconds::EPISODE * slower;
     let train = |train: &w2a_nn::TrainConfig, cost: f64| (train.steps * train.batch) as f64 * cost;
     let (data, world, after) = (&config.data, &config.world, &config.posttrain);
     let flow = flow_cost(config);
@@ -95,12 +99,14 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
             parts.push(part(IMAGINATION, per_task(data.posttrain_scenes) * seconds::LABELLED));
             for arm in Arm::taking_part(config).filter(|arm| arm.is_trained(config)) {
                 let (tried, cost) = match arm.residual(config) {
-                    Some((stage2, _)) => (scales(config, stage2.form).len(), stage2_cost(config, &stage2) * length),
+                    Some((stage2, _)) => {
+                        (scales(config, stage2.form).len(), stage2_cost(config, &stage2, slower) * length)
+                    }
                     None => (after.shares.len(), train(&config.policy.fine_tune, seconds::POLICY)),
                 };
                 for seed in 0..arm.seeds(config) {
                     parts.push((arm.folder(seed), cost));
-                    parts.push((gain_part(&arm.folder(seed)), per_task(tried * data.tune_scenes) * seconds::EPISODE));
+                    parts.push((gain_part(&arm.folder(seed)), acted(tried * data.tune_scenes)));
                 }
             }
             parts
@@ -109,8 +115,7 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
             let scenes =
                 |range| if range == crate::eval::FULL { config.eval.scenes } else { config.eval.narrow_scenes };
             let runs = crate::eval::runs(config).into_iter();
-            runs.map(|(arm, seed, range)| (eval_part(arm, seed, range), per_task(scenes(range)) * seconds::EPISODE))
-                .collect()
+            runs.map(|(arm, seed, range)| (eval_part(arm, seed, range), acted(scenes(range)))).collect()
         }
         Stage::Report => vec![part("report", seconds::REPORT)],
         Stage::Ablation => {
@@ -121,14 +126,14 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
             }
             parts.push(part(IDM, train(&after.idm_train, seconds::POLICY)));
             parts.push(part(IMAGINATION, per_task(data.posttrain_scenes) * seconds::LABELLED));
-            let evaluated = per_task(config.eval.scenes) * seconds::EPISODE;
+            let evaluated = acted(config.eval.scenes);
             parts.push((eval_part(Arm::Base, 0, crate::eval::FULL), evaluated));
             for row in ablation::rows(config) {
                 let tried = scales(config, row.stage2.form).len();
                 for seed in 0..after.seeds {
-                    let (name, choice) = (row.folder(config, seed), per_task(tried * data.tune_scenes));
-                    parts.push((name.clone(), stage2_cost(config, &row.stage2)));
-                    parts.push((gain_part(&name), choice * seconds::EPISODE));
+                    let (name, choice) = (row.folder(config, seed), acted(tried * data.tune_scenes));
+                    parts.push((name.clone(), stage2_cost(config, &row.stage2, slower)));
+                    parts.push((gain_part(&name), choice));
                 }
                 parts.extend((0..after.seeds).map(|seed| (row.eval_part(config, seed), evaluated)));
             }
@@ -137,8 +142,8 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
     }
 }
 
-/// Expected seconds of a training of stage 2.
-fn stage2_cost(config: &Config, stage2: &PosttrainConfig) -> f64 {
+/// Expected seconds of a training of stage 2 whose episodes take `slower` times those of the tabletop.
+fn stage2_cost(config: &Config, stage2: &PosttrainConfig, slower: f64) -> f64 {
     let rollouts = (stage2.rounds * stage2.scenes_per_round) as f64;
     let updates = (stage2.rounds * stage2.updates_per_round * stage2.train.batch) as f64;
     let update = match stage2.form {
@@ -146,7 +151,7 @@ fn stage2_cost(config: &Config, stage2: &PosttrainConfig) -> f64 {
         // The policy itself is differentiated, at every chunk.
         Form::Lora => config.world.model.flow.chunks as f64 * seconds::POLICY,
     };
-    rollouts * seconds::EPISODE + updates * update
+    rollouts * seconds::EPISODE * slower + updates * update
 }
 
 /// Name of the choice of the scale of a training.

@@ -16,7 +16,8 @@ use crate::arms::Arm;
 use crate::clips::ClipList;
 use crate::context::{Context, load_json, model};
 use crate::data::scenes;
-use crate::eval::{AGAINST_BASE_WORLD, HEADLINE};
+use crate::environment::{Described, ENVIRONMENT};
+use crate::eval::{AGAINST_BASE_WORLD, HEADLINE, NARROW_INFO};
 use crate::horizon::Horizon;
 use crate::posttrain::{ImaginationReport, eval_scenes};
 use crate::stage2::{Shared, gain_path};
@@ -26,9 +27,13 @@ const BASE: &str = "base";
 
 pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
     let info = EvalInfo::load(context.path("eval_info.json"))?;
-    let narrow = EvalInfo::load(context.path("eval_info_narrow.json"))?;
     let config = &context.config;
-    let report = Report::new("World2Act on the embedded benchmark", &outcome_sentence(&info, BASE))
+    let title = if config.is_libero() { "World2Act on LIBERO" } else { "World2Act on the embedded benchmark" };
+    let by_support = [
+        (success_chart(&info, BASE, Scenes::InSupport, "Where demonstrations lie").render(), ""),
+        (success_chart(&info, BASE, Scenes::OutOfSupport, "Where there are none").render(), ""),
+    ];
+    let report = Report::new(title, &outcome_sentence(&info, BASE))
         .kicker(
             "Post-training a frozen policy from a world model's imagination, without reward, labels or decoded pixels.",
         )
@@ -38,15 +43,12 @@ pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
              interval. Hollow dots are controls and bounds.",
         )
         .section("What was done")
-        .prose(&what_was_done(context, &narrow)?);
-    let notes = [paper_note(context, &info)?, skills_note(context)?];
+        .prose(&if config.is_libero() { libero_in_words(context) } else { what_was_done(context)? });
+    let notes = [stand_ins_note(context)?, paper_note(context, &info)?, skills_note(context)?];
     let report = notes.into_iter().flatten().fold(report, |report, note| report.note(&note));
     let report = report
         .section("Results")
-        .plots(&[
-            (success_chart(&info, BASE, Scenes::InSupport, "Where demonstrations lie").render(), ""),
-            (success_chart(&info, BASE, Scenes::OutOfSupport, "Where there are none").render(), ""),
-        ])
+        .plots(if config.is_libero() { &[] } else { &by_support })
         .table(
             &success_table(&info, BASE),
             "Small numbers are 95 % Wilson intervals that count repeated scenes and seeds once. Won / lost: episodes \
@@ -65,7 +67,7 @@ pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
         .plots(&learning(context)?)
         .section("Imagined and executed")
         .prose(&imagination_in_words(context)?)
-        .plots(&horizon_plots(&load_json(&context.path(world::HORIZON), "world")?));
+        .plots(&horizon_plots(context)?);
     let report = films(context, report)?
         .section("Choosing the scale without labels")
         .prose(
@@ -116,7 +118,56 @@ pub(crate) fn summary(context: &Context) -> Result<String, PipelineError> {
     Ok(out)
 }
 
-fn what_was_done(context: &Context, narrow: &EvalInfo) -> Result<String, PipelineError> {
+/// What a run in LIBERO was.
+fn libero_in_words(context: &Context) -> String {
+    let (config, libero) = (&context.config, &context.config.env.libero);
+    let data = &config.data;
+    format!(
+        "Suites: {}; tasks: {}. Of each task {} demonstrations have actions; they train the base policy and both adapters. A \
+         world model saw these and {} further ones as action-free video, and imagined how each of {} post-training scenes per \
+         task should unfold, which the simulator draws by their seeds. All numbers are of {} of the benchmark's 50 fixed \
+         initial states of each task, on which nothing was trained or chosen. The base policy itself stays frozen.\n\nAn \
+         episode ends after {} steps of the simulator at 20 a second. The policy decides {} of them at a time, from two images \
+         of 64 pixels a side, rendered with {} a side and flipped by `{}`, and the state of the hand; {} steps with an open \
+         gripper come first; the controller is {}. Meshes that are only looked at are drawn on a grid of {} mm (0: as they \
+         are), with {} samples a pixel (0: one).",
+        data.suites.join(", "),
+        config.tasks().map_or(0, |tasks| tasks.len()),
+        data.labelled,
+        data.videos,
+        data.posttrain_scenes,
+        config.eval.scenes,
+        libero.max_steps,
+        config.world.model.autoencoder.frames * libero.stride,
+        libero.render,
+        serde_json::to_value(libero.flip).ok().and_then(|flip| flip.as_str().map(str::to_owned)).unwrap_or_default(),
+        libero.settle_steps,
+        libero.controller,
+        libero.mesh_cell_mm,
+        libero.samples,
+    )
+}
+
+/// What LIBERO's assets say of themselves, where they say something.
+fn stand_ins_note(context: &Context) -> Result<Option<String>, PipelineError> {
+    if !context.config.is_libero() {
+        return Ok(None);
+    }
+    let described: Described = load_json(&context.path(ENVIRONMENT), "eval")?;
+    let of = |name: &str| described.versions.get(name).map_or("unknown", String::as_str);
+    Ok(Some(format!(
+        "**The simulator**: LIBERO's physics and tasks (hf-libero {}, robosuite {}, MuJoCo {}); its assets are “{}”. Where some \
+         are stand-ins, or meshes are drawn more coarsely than they are, success compares within this table and not with \
+         published numbers.",
+        of("hf-libero"),
+        of("robosuite"),
+        of("mujoco"),
+        of("assets"),
+    )))
+}
+
+fn what_was_done(context: &Context) -> Result<String, PipelineError> {
+    let narrow = EvalInfo::load(context.path(NARROW_INFO))?;
     let data = &context.config.data;
     let tasks = context.config.tasks().map_or(0, |tasks| tasks.len());
     let near = |name: &str| narrow.methods.get(name).and_then(|method| method.all.pc_success).unwrap_or(f64::NAN);
@@ -172,7 +223,11 @@ fn skills_in_words(context: &Context) -> Result<String, PipelineError> {
 }
 
 fn imagination_in_words(context: &Context) -> Result<String, PipelineError> {
-    let found: ImaginationReport = load_json(&context.path("posttrain/imagination.json"), "posttrain")?;
+    let path = context.path("posttrain/imagination.json");
+    if !path.exists() {
+        return Ok("There was no video of the expert in post-training scenes to compare with.".into());
+    }
+    let found: ImaginationReport = load_json(&path, "posttrain")?;
     let mut words = format!(
         "On scenes nobody trained on, the imagined latents are off by {:.2} (mean squared, normalised; {:.2} if nothing \
          moved).",
@@ -189,7 +244,12 @@ fn imagination_in_words(context: &Context) -> Result<String, PipelineError> {
 }
 
 /// Distance of imagination and real video over the chunks of an episode.
-fn horizon_plots(horizon: &Horizon) -> Vec<(w2a_report::Html, &'static str)> {
+fn horizon_plots(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, PipelineError> {
+    let path = context.path(world::HORIZON);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let horizon: Horizon = load_json(&path, "world")?;
     let points = |values: &[f64]| -> Vec<(f64, f64)> { (1..).map(f64::from).zip(values.iter().copied()).collect() };
     let mut error = LinePlot::new("Error over the horizon", "chunk", "squared error").include_y(0.0, 0.0);
     let mut frechet = LinePlot::new("Fréchet distance over the horizon", "chunk", "distance").include_y(0.0, 0.0);
@@ -198,7 +258,7 @@ fn horizon_plots(horizon: &Horizon) -> Vec<(w2a_report::Html, &'static str)> {
         frechet = frechet.series(&model.name, &points(&model.frechet));
     }
     let still = points(&horizon.still_error);
-    vec![
+    Ok(vec![
         (
             error.series("nothing moves", &still).dashed().render(),
             "Imagined latents against real ones of the same scene, normalised. It also counts what cannot be known.",
@@ -208,7 +268,7 @@ fn horizon_plots(horizon: &Horizon) -> Vec<(w2a_report::Html, &'static str)> {
             "Between Gaussian fits, entry by entry, of all imagined and of all real latents: what is shifted or blurred \
              counts, which scene it belongs to does not.",
         ),
-    ]
+    ])
 }
 
 /// What a world model with skills did against one without, in words that follow from the numbers.
@@ -302,8 +362,9 @@ fn learning(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, 
 /// Filmstrips and clips of imagined and executed video on evaluation scenes.
 fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
     let shared = Shared::load(context)?;
-    let scenes: Vec<Scene> =
-        eval_scenes(context, Range::Full)?.into_iter().filter(|scene| !scene.in_support()).take(3).collect();
+    let is_libero = context.config.is_libero();
+    let scenes = eval_scenes(context, context.config.ranges()[1])?.into_iter();
+    let scenes: Vec<Scene> = scenes.filter(|scene| is_libero || !scene.in_support()).take(3).collect();
     if scenes.is_empty() {
         return Ok(report);
     }
@@ -342,7 +403,7 @@ fn films(context: &Context, report: Report) -> Result<Report, PipelineError> {
                 title: format!("Scene {}", index + 1),
                 labels: vec!["Imagined".into(), "World2Act".into()],
                 frames: side_by_side(dreamt, &after, 2)?,
-                frames_per_s: 10,
+                frames_per_s: if is_libero { 5 } else { 10 },
             });
         }
     }

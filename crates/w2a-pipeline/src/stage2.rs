@@ -11,7 +11,7 @@ use w2a_posttrain::{
     Controller, Decoding, Form, Frozen, Lora, PolicyControl, PosttrainConfig, Record, Residual, ResidualControl,
     Rollout, Target, choose_gain, peft, rollout, train_lora, train_residual,
 };
-use w2a_sim::{Scene, Tabletop};
+use w2a_sim::Scene;
 use w2a_world::{Latents, MiniWorld, WorldModel};
 
 use crate::context::{Context, load_json, model, save_json};
@@ -58,7 +58,6 @@ impl Shared {
     ) -> Result<Vec<Rollout>, PipelineError> {
         let chunk_len = self.world.chunk_len();
         let Actor { mut policy, bend } = actor;
-        let mut environment = Tabletop::new(context.config.threads);
         let mut out = Vec::with_capacity(scenes.len());
         let mut controller: Box<dyn Controller + '_> = match &bend {
             None => Box::new(PolicyControl { policy: &mut policy, chunk_len }),
@@ -74,10 +73,13 @@ impl Shared {
                 device: context.device.clone(),
             }),
         };
-        for part in scenes.chunks(context.config.eval.batch) {
-            out.extend(model(rollout(&mut environment, controller.as_mut(), part, decisions, record))?);
-            tick(out.len());
-        }
+        context.acting(|environment| {
+            for part in scenes.chunks(context.config.eval.batch) {
+                out.extend(model(rollout(environment, controller.as_mut(), part, decisions, record))?);
+                tick(out.len());
+            }
+            Ok(())
+        })?;
         Ok(out)
     }
 }
@@ -130,7 +132,6 @@ impl<'a> Stage2<'_, 'a> {
         if done < schedule.steps {
             let mut clock = Clock::open(context.path(name), done / config.updates_per_round);
             context.training(name, &schedule, upstream, |context, training, steps| {
-                let mut environment = Tabletop::new(context.config.threads);
                 let progress = &context.progress;
                 // Both callbacks write to the same log.
                 let log = std::cell::RefCell::new(steps);
@@ -145,26 +146,37 @@ impl<'a> Stage2<'_, 'a> {
                     let values: Vec<(&str, f64)> = values.iter().map(|(name, value)| (name.as_str(), *value)).collect();
                     log.borrow_mut().log(round * config.updates_per_round, &values);
                 };
-                let (environment, device) = (&mut environment, &context.device);
-                if config.form == Form::Lora {
-                    let mut policy = shared.adaptable(context)?;
-                    let mut frozen = self.frozen(shared, &mut policy);
-                    model(train_lora(config, training, &mut frozen, environment, targets, device, on_step, on_round))?;
-                } else {
-                    let mut policy = shared.base(context)?;
-                    let mut frozen = self.frozen(shared, &mut policy);
-                    model(train_residual(
-                        config,
-                        training,
-                        &mut frozen,
-                        environment,
-                        targets,
-                        device,
-                        on_step,
-                        on_round,
-                    ))?;
-                }
-                Ok(())
+                let device = &context.device;
+                context.acting(|environment| {
+                    if config.form == Form::Lora {
+                        let mut policy = shared.adaptable(context)?;
+                        let mut frozen = self.frozen(shared, &mut policy);
+                        model(train_lora(
+                            config,
+                            training,
+                            &mut frozen,
+                            environment,
+                            targets,
+                            device,
+                            on_step,
+                            on_round,
+                        ))?;
+                    } else {
+                        let mut policy = shared.base(context)?;
+                        let mut frozen = self.frozen(shared, &mut policy);
+                        model(train_residual(
+                            config,
+                            training,
+                            &mut frozen,
+                            environment,
+                            targets,
+                            device,
+                            on_step,
+                            on_round,
+                        ))?;
+                    }
+                    Ok(())
+                })
             })?;
             clock.saved?;
         }

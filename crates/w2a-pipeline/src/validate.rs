@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use w2a_align::{AdapterKind, Contrast, Negatives, Similarity};
 use w2a_nn::{AdamWConfig, DEVICES, TrainConfig, VisionConfig};
 use w2a_posttrain::{Decoding, Form, ObjectiveConfig};
-use w2a_sim::{IMAGE_SIZE, Suite, tasks};
+use w2a_sim::{IMAGE_SIZE, Suite, TaskInfo, tasks};
 
 use crate::arms::Arm;
 use crate::world::GRID;
@@ -33,6 +33,9 @@ impl Config {
         let rules = &mut Rules::default();
         rules.between("threads", self.threads, 1, MOST_THREADS);
         let expected = format!("one of this build's: {}", DEVICES.join(", "));
+        for (key, holds, expected, got) in self.libero_rules() {
+            rules.check(key, holds, &expected, got);
+        }
         rules.check("device", DEVICES.contains(&self.device.as_str()), &expected, &self.device);
 
         let data = &self.data;
@@ -77,8 +80,8 @@ impl Config {
         }
         rules.at_least("world.model.flow.chunks", flow.chunks, if self.align.sliding_windows { 2 } else { 1 });
         let long = suites == [Suite::Long];
-        for task in suites.iter().flat_map(|suite| tasks(*suite)) {
-            let steps = task.demo_steps;
+        let of_task = |task: TaskInfo| if self.is_libero() { self.episode_steps() } else { task.demo_steps };
+        for steps in suites.iter().flat_map(|suite| tasks(*suite)).map(of_task) {
             let made = flow.chunks.checked_mul(autoencoder.frames);
             // Long episodes are imagined clip by clip.
             let fits = if long { made.is_some_and(|made| made <= steps) } else { made == Some(steps) };

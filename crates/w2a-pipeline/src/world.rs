@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use w2a_data::Dataset;
 use w2a_nn::{Checkpoint, Init};
-use w2a_sim::{Environment, Range, Scene, Split, Tabletop};
+use w2a_sim::{Environment, Scene, Split, batches};
 use w2a_world::{
     FlowSample, GridVideo, LatentStatistics, Latents, Layout, MiniWorld, Skill, VideoAutoencoder, WorldModel,
     grid_video, imagine_chain, load_latents, save_latents, save_statistics, train_autoencoder, train_flow,
@@ -152,12 +152,12 @@ pub(crate) fn open(config: &Config, run: &Path, device: &Device) -> Result<MiniW
 
 /// Post-training scenes, all tasks.
 pub(crate) fn posttrain_scenes(config: &Config) -> Result<Vec<Scene>, PipelineError> {
-    scenes(config, Split::Posttrain, Range::Full, 0, config.data.posttrain_scenes)
+    scenes(config, Split::Posttrain, config.ranges()[0], 0, config.data.posttrain_scenes)
 }
 
 /// Scenes on which gains are chosen, all tasks.
 pub(crate) fn tune_scenes(config: &Config) -> Result<Vec<Scene>, PipelineError> {
-    scenes(config, Split::Tune, Range::Full, 0, config.data.tune_scenes)
+    scenes(config, Split::Tune, config.ranges()[0], 0, config.data.tune_scenes)
 }
 
 /// Latents of a file of the run, such as [`EXPERT`] or [`Imaginer::imagined`].
@@ -212,6 +212,9 @@ fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
     }
     let world = load(context)?;
     let path = context.path(&format!("{EXPERT}.safetensors"));
+    if !context.path(ORACLE).exists() {
+        return Ok(());
+    }
     if !path.exists() {
         let mut out = Vec::new();
         for episode in Dataset::open(context.path(ORACLE))?.episodes() {
@@ -222,11 +225,15 @@ fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
     }
     let path = context.path(HORIZON);
     if !path.exists() {
+        let real = latents(context, EXPERT)?;
+        // The expert may have been recorded in the first scenes only.
         let of = |imaginer: Imaginer| {
-            Ok((imaginer.label(&context.config), latents(context, &imaginer.imagined(POSTTRAIN))?))
+            let mut imagined = latents(context, &imaginer.imagined(POSTTRAIN))?;
+            imagined.truncate(real.len());
+            Ok((imaginer.label(&context.config), imagined))
         };
         let imagined = Imaginer::all(&context.config).map(of).collect::<Result<Vec<_>, PipelineError>>()?;
-        save_json(&path, &Horizon::of(world.statistics(), &latents(context, EXPERT)?, &imagined))?;
+        save_json(&path, &Horizon::of(world.statistics(), &real, &imagined))?;
     }
     Ok(())
 }
@@ -252,7 +259,7 @@ impl Dreamer {
     /// clip is not the episode.
     pub fn imagine(&self, context: &Context, scenes: &[Scene], purpose: &str) -> Result<Vec<Latents>, PipelineError> {
         let (seed, chunks) = (context.config.seed, context.config.chunks());
-        let first = first_frames(context.config.threads, scenes)?;
+        let first = context.acting(|environment| first_frames(environment, scenes))?;
         if self.skills.is_none() && chunks <= self.world.max_chunks() {
             let words: Vec<&str> = scenes.iter().map(|scene| scene.task_info().instruction).collect();
             return model(self.world.imagine(&first, &words, chunks, &mut w2a_data::stream(seed, purpose)));
@@ -270,8 +277,17 @@ impl Dreamer {
 }
 
 /// The first grid image of each scene.
-pub(crate) fn first_frames(threads: usize, scenes: &[Scene]) -> Result<Vec<GridVideo>, PipelineError> {
-    let mut environment = Tabletop::new(threads);
-    let observations = environment.reset(scenes)?;
-    observations.iter().map(|observation| model(Layout::SideBySide.compose(&observation.cameras))).collect()
+pub(crate) fn first_frames(
+    environment: &mut dyn Environment,
+    scenes: &[Scene],
+) -> Result<Vec<GridVideo>, PipelineError> {
+    let mut frames = Vec::with_capacity(scenes.len());
+    for batch in batches(scenes, environment.capacity()) {
+        let some: Vec<Scene> = batch.iter().map(|(_, scene)| *scene).collect();
+        for ((place, _), observation) in batch.iter().zip(environment.reset(&some)?) {
+            frames.push((*place, model(Layout::SideBySide.compose(&observation.cameras))?));
+        }
+    }
+    frames.sort_by_key(|(place, _)| *place);
+    Ok(frames.into_iter().map(|(_, frame)| frame).collect())
 }

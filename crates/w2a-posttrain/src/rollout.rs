@@ -2,7 +2,7 @@
 
 use w2a_data::{Camera, Observation};
 use w2a_nn::NnError;
-use w2a_sim::{Environment, Scene, SimError};
+use w2a_sim::{Environment, Scene, SimError, batches};
 use w2a_world::GridVideo;
 
 use crate::control::Controller;
@@ -41,14 +41,32 @@ pub struct Rollout {
     pub video: Option<GridVideo>,
 }
 
-/// Runs one episode per scene, `decisions` chunks each, in lockstep.
+/// Runs one episode per scene, `decisions` chunks each, in lockstep, as many at a time as the environment can hold.
 ///
 /// Every started episode counts: none ends early, so a batch cannot favour the quick ones. Success is latched at the first
-/// control step at which the predicate holds, as the benchmarks do.
+/// control step at which the predicate holds, as the benchmarks do; where nothing but the outcome is kept, an environment
+/// is dismissed then.
 ///
 /// # Errors
 /// An environment that fails, or a controller that does.
 pub fn rollout(
+    environment: &mut dyn Environment,
+    controller: &mut dyn Controller,
+    scenes: &[Scene],
+    decisions: usize,
+    record: Record,
+) -> Result<Vec<Rollout>, NnError> {
+    let mut done: Vec<(usize, Rollout)> = Vec::with_capacity(scenes.len());
+    for batch in batches(scenes, environment.capacity()) {
+        let some: Vec<Scene> = batch.iter().map(|(_, scene)| *scene).collect();
+        let rollouts = lockstep(environment, controller, &some, decisions, record)?;
+        done.extend(batch.into_iter().map(|(place, _)| place).zip(rollouts));
+    }
+    done.sort_by_key(|(place, _)| *place);
+    Ok(done.into_iter().map(|(_, rollout)| rollout).collect())
+}
+
+fn lockstep(
     environment: &mut dyn Environment,
     controller: &mut dyn Controller,
     scenes: &[Scene],
@@ -96,12 +114,18 @@ pub fn rollout(
                 .flat_map(|chunk| &chunk[step * width..(step + 1) * width])
                 .copied()
                 .collect();
-            let outcomes = environment.step(&actions).map_err(simulator)?;
+            // Seen are the frames of a video, and what the next chunk is decided on.
+            let seen = record == Record::Video || (step + 1 == chunk_len && chunk + 1 < decisions);
+            let outcomes = if seen { environment.step(&actions) } else { environment.step_unseen(&actions) };
+            let outcomes = outcomes.map_err(simulator)?;
             for (index, outcome) in outcomes.into_iter().enumerate() {
                 let episode = &mut episodes[index];
                 if outcome.success && !episode.success {
                     episode.success = true;
                     episode.steps = (chunk * chunk_len + step + 1) as u32;
+                    if record == Record::Outcome {
+                        environment.dismiss(index);
+                    }
                 }
                 if record == Record::Video {
                     for (all, camera) in frames[index].iter_mut().zip(&outcome.observation.cameras) {

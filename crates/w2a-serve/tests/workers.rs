@@ -1,6 +1,7 @@
 //! Workers that die, hang and raise, played by this test itself: started with arguments it is a worker.
 
-use std::io::{Read, Write};
+mod played;
+
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -8,11 +9,13 @@ use std::time::Duration;
 
 use w2a_nn::NnError;
 use w2a_policy::Policy;
-use w2a_serve::codec::{Dialect, Value, decode, encode};
+use w2a_serve::codec::Value;
 use w2a_serve::simulator::{
     Command, Episode, EpisodeOutcome, EvalProtocol, Evaluation, MAX_ATTEMPTS, Settings, SimulatorError, evaluate,
 };
 use w2a_serve::{Layout, Patience, Protocol, RemotePolicy, Served, Server, ServerConfig, Sessions};
+
+use played::number;
 
 const SIZE: usize = 4;
 
@@ -23,60 +26,18 @@ fn main() {
     {
         return worker(Path::new(folder), Path::new(pictures), slots.parse().unwrap());
     }
-    // As the usual harness: what is asked for by name runs, the rest does not.
-    let filter = arguments.get(1).filter(|name| !name.starts_with('-')).cloned().unwrap_or_default();
-    let tests: [(&str, fn()); 4] = [
+    played::run(&[
         ("episodes_run_in_workers_and_the_policy_sees_their_pictures", episodes_run),
         ("a_killed_a_silent_and_a_raising_worker_cost_an_attempt_and_no_episode", workers_are_replaced),
         ("what_always_fails_is_a_failure_of_the_infrastructure", failures_are_named),
         ("a_worker_that_does_not_start_and_a_policy_that_fails_end_the_evaluation", mistakes_end_it),
-    ];
-    for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&filter)) {
-        test();
-        eprintln!("test {name} ... ok");
-    }
+    ]);
 }
 
 /// A worker whose episodes do what their trial says; the task counts as solved at the third step, if the action says so.
 fn worker(folder: &Path, pictures: &Path, slots: usize) {
     let mut steps = vec![0_i64; slots];
-    let (mut source, mut sink) = (std::io::stdin(), std::io::stdout());
-    let pictures = std::fs::File::options().write(true).open(pictures).unwrap();
-    loop {
-        let mut length = [0; 4];
-        if source.read_exact(&mut length).is_err() {
-            return;
-        }
-        let mut body = vec![0; u32::from_le_bytes(length) as usize];
-        source.read_exact(&mut body).unwrap();
-        let message = decode(&body, Dialect::Openpi).unwrap();
-        let names = |names: &[&'static str]| Value::List(names.iter().map(|name| Value::text(name)).collect());
-        let answer = match message.get("orders") {
-            None => Value::map([
-                ("cameras", names(&["image", "wrist_image"])),
-                ("size", Value::Int(SIZE as i64)),
-                ("state", names(&["x", "y", "z", "roll", "pitch", "yaw", "left", "right"])),
-                ("action", names(&["x", "y", "z", "roll", "pitch", "yaw", "gripper"])),
-                ("versions", Value::map([("played", Value::text("1"))])),
-            ]),
-            Some(Value::List(orders)) => {
-                let answers = orders.iter().map(|order| obey(order, folder, &pictures, &mut steps)).collect();
-                Value::map([("answers", Value::List(answers))])
-            }
-            other => panic!("{other:?}"),
-        };
-        let mut body = Vec::new();
-        encode(&answer, Dialect::Openpi, &mut body).unwrap();
-        sink.write_all(&[&(body.len() as u32).to_le_bytes()[..], &body].concat()).unwrap();
-        sink.flush().unwrap();
-    }
-}
-
-fn number(value: Option<&Value>) -> i64 {
-    match value {
-        Some(Value::Int(number)) => *number,
-        other => panic!("{other:?}"),
-    }
+    played::play(pictures, SIZE, |order, pictures| obey(order, folder, pictures, &mut steps));
 }
 
 fn obey(order: &Value, folder: &Path, pictures: &std::fs::File, steps: &mut [i64]) -> Value<'static> {
@@ -84,7 +45,7 @@ fn obey(order: &Value, folder: &Path, pictures: &std::fs::File, steps: &mut [i64
     let at = slot as usize;
     let first_time = |what: &str| std::fs::File::create_new(folder.join(what)).is_ok();
     let mut answer = vec![("slot", Value::Int(slot))];
-    match order.get("action") {
+    match order.get("actions") {
         None => {
             steps[at] = 0;
             answer.push(("instruction", Value::text("put it down")));
@@ -99,7 +60,8 @@ fn obey(order: &Value, folder: &Path, pictures: &std::fs::File, steps: &mut [i64
                 _ => {}
             }
         }
-        Some(Value::List(action)) => {
+        Some(Value::List(actions)) => {
+            let [Value::List(action)] = actions.as_slice() else { panic!("{actions:?}") };
             steps[at] += 1;
             if steps[at] == -998 {
                 std::process::abort();

@@ -12,7 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let scenes = numbers.next().transpose()?.unwrap_or(200);
     let threads = numbers.next().transpose()?.unwrap_or(1) as usize;
     println!("expert, {scenes} full-range training scenes per task, 95 % Wilson interval");
-    for &suite in Suite::ALL {
+    for suite in Suite::TABLETOP {
         for (task, info) in tasks(suite).into_iter().enumerate() {
             let scenes = (0..scenes)
                 .map(|index| Scene::new(suite, task, Split::Train, Range::Full, index))
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     println!("speed on one core, both images, random actions");
-    for &suite in Suite::ALL {
+    for suite in Suite::TABLETOP {
         let mut table = Tabletop::new(1);
         table.reset(&[Scene::new(suite, 0, Split::Train, Range::Full, 0)?])?;
         let (steps, start) = (400_u32, Instant::now());

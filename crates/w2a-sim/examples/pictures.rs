@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "# The tasks of the tabletop benchmark\n\nDrawn by the simulator itself, start and end of the scripted expert's \
          episode:\n`cargo run --release -p w2a-sim --example pictures -- docs/tasks`\n",
     );
-    for &suite in Suite::ALL {
+    for suite in Suite::TABLETOP {
         index += &format!("\n## {suite}\n\n| id | instruction | start and end |\n|---|---|---|\n");
         for (task, info) in tasks(suite).into_iter().enumerate() {
             let scene = Scene::new(suite, task, Split::Train, Range::Full, 1)?;

@@ -6,7 +6,8 @@ pub enum SimError {
     /// Text is not a scene id.
     #[error(
         "parse scene id {text:?}: {what}; expected suite/task/split/range/index such as object/0/eval/full/000012 \
-         (suites object, spatial, goal, long; splits train, posttrain, tune, eval; ranges narrow, full)"
+         or libero_object/0/eval/init/000012 (suites object, spatial, goal, long, libero_spatial, libero_object, \
+         libero_goal, libero_10; splits train, posttrain, tune, eval; ranges narrow, full, init, seed, demo)"
     )]
     SceneId {
         /// The text, cut after 80 characters.
@@ -24,6 +25,34 @@ pub enum SimError {
         /// Tasks the suite has.
         tasks: usize,
     },
+    /// A suite has no scenes of that name.
+    #[error(
+        "scene {suite}/…/{split}/{range}/{index:06} does not exist; expected a range of narrow or full for the tabletop, \
+         eval/init below 000050, seed below 1000000 or train/demo for LIBERO"
+    )]
+    Range {
+        /// Name of the suite.
+        suite: &'static str,
+        /// Name of the split.
+        split: &'static str,
+        /// Name of the range.
+        range: &'static str,
+        /// Number of the scene.
+        index: u32,
+    },
+    /// A scene of another simulator.
+    #[error("building scene {scene}: the {here} cannot; a run of its suite needs {instead}")]
+    Foreign {
+        /// Id of the scene.
+        scene: String,
+        /// The simulator that was asked.
+        here: &'static str,
+        /// What to set.
+        instead: &'static str,
+    },
+    /// A simulator in another process that does not do what it is asked to.
+    #[error("{0}")]
+    Remote(String),
     /// The action block has the wrong number of values.
     #[error(
         "step {batch} environments: got {got} action values, expected {expected} ({width} per environment); \

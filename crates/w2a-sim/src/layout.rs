@@ -136,6 +136,8 @@ fn draw(scene: &Scene, rng: &mut ChaCha8Rng) -> Vec<Item> {
         (Suite::Long, 0) => vec![plate, bowl, red, blue],
         (Suite::Long, 1) => vec![basket, red, blue, green],
         (Suite::Long, _) => vec![open, red, blue],
+        // Of another simulator.
+        (Suite::LiberoSpatial | Suite::LiberoObject | Suite::LiberoGoal | Suite::Libero10, _) => Vec::new(),
     };
     let mut items: Vec<Item> = things.into_iter().map(|(name, kind)| put(name, kind)).collect();
     if scene.suite() == Suite::Spatial {
@@ -214,7 +216,7 @@ mod tests {
     use crate::tasks::suite_tasks;
 
     fn each_task(mut check: impl FnMut(Suite, usize)) {
-        for &suite in Suite::ALL {
+        for suite in Suite::TABLETOP {
             for task in 0..suite_tasks(suite).len() {
                 check(suite, task);
             }
@@ -224,7 +226,7 @@ mod tests {
     #[test]
     fn every_scene_finds_room() {
         each_task(|suite, task| {
-            for &range in Range::ALL {
+            for range in [Range::Narrow, Range::Full] {
                 for index in 0..100 {
                     let scene = Scene::new(suite, task, Split::Train, range, index).unwrap();
                     let (layout, draws) = Layout::sample_counted(&scene);

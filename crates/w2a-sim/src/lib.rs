@@ -8,6 +8,7 @@ mod environment;
 mod error;
 mod expert;
 mod layout;
+mod libero;
 mod raster;
 mod record;
 mod rng;
@@ -18,7 +19,7 @@ mod tasks;
 mod view;
 mod world;
 
-pub use environment::{CameraSpec, Environment, EnvironmentSpec, StepOutcome};
+pub use environment::{CameraSpec, Environment, EnvironmentSpec, StepOutcome, batches};
 pub use error::SimError;
 pub use expert::Expert;
 pub use record::{Recording, record, record_many};

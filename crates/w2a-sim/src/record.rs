@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use w2a_data::{Camera, Episode, Observation};
 
 use crate::expert::Expert;
-use crate::tabletop::{ACTION_WIDTH, CONTROL_HZ, PROPRIO_WIDTH, observe, spread};
+use crate::tabletop::{ACTION_WIDTH, CONTROL_HZ, PROPRIO_WIDTH, observe, own, spread};
 use crate::world::World;
 use crate::{Scene, SimError};
 
@@ -23,8 +23,9 @@ pub struct Recording {
 /// Records the expert on one scene.
 ///
 /// # Errors
-/// [`SimError::Episode`] if the simulation left the finite numbers.
+/// [`SimError::Episode`] if the simulation left the finite numbers, [`SimError::Foreign`] for a scene of LIBERO.
 pub fn record(scene: Scene, noise_seed: u64) -> Result<Recording, SimError> {
+    own(&scene)?;
     let info = scene.task_info();
     let mut world = World::new(scene);
     let mut expert = Expert::new(&scene, noise_seed);

@@ -85,6 +85,15 @@ impl Tabletop {
     }
 }
 
+/// Refuses a scene that lies on no tabletop.
+pub(crate) fn own(scene: &Scene) -> Result<(), SimError> {
+    if scene.suite().is_libero() {
+        let (here, instead) = ("embedded tabletop", "env.kind = \"libero\"");
+        return Err(SimError::Foreign { scene: scene.to_string(), here, instead });
+    }
+    Ok(())
+}
+
 pub(crate) fn observe(world: &World) -> Observation {
     Observation { cameras: view::cameras(world), proprio: world.proprio().to_vec() }
 }
@@ -95,6 +104,7 @@ impl Environment for Tabletop {
     }
 
     fn reset(&mut self, scenes: &[Scene]) -> Result<Vec<Observation>, SimError> {
+        scenes.iter().try_for_each(own)?;
         let mut scenes = scenes.to_vec();
         let started = spread(self.threads, &mut scenes, |_, scene| {
             let world = World::new(*scene);

@@ -1,6 +1,7 @@
 //! The tasks: what is said, what lies on the table, what has to hold in the end.
 
 use crate::Suite;
+use crate::libero;
 
 /// What a user needs to know about a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,10 +12,11 @@ pub struct TaskInfo {
     pub instruction: &'static str,
     /// Control steps after which an episode counts as failed.
     pub horizon: usize,
-    /// Control steps of every demonstration; chunk `t` of two demonstrations of a task is the same phase.
+    /// Control steps of every demonstration; chunk `t` of two demonstrations of a task is the same phase. LIBERO's differ in
+    /// length: for those it is the horizon.
     pub demo_steps: usize,
     /// The atomic prompts of a task of several grasp cycles; empty for a task of one.
-    parts: &'static [&'static str],
+    pub(crate) parts: &'static [&'static str],
 }
 
 impl TaskInfo {
@@ -189,12 +191,24 @@ pub(crate) fn suite_tasks(suite: Suite) -> &'static [Task] {
         Suite::Spatial => &SPATIAL,
         Suite::Goal => &GOAL,
         Suite::Long => &LONG,
+        Suite::LiberoSpatial | Suite::LiberoObject | Suite::LiberoGoal | Suite::Libero10 => &[],
     }
+}
+
+/// What a scene of another simulator is on the tabletop.
+pub(crate) static NOTHING: Task = task("nothing", "", SHORT_STEPS, Goal::Place(&[]), &[]);
+
+/// The tasks of any suite.
+pub(crate) fn infos(suite: Suite) -> Vec<&'static TaskInfo> {
+    if suite.is_libero() {
+        return libero::tasks(suite).iter().collect();
+    }
+    suite_tasks(suite).iter().map(|task| &task.info).collect()
 }
 
 /// The tasks of a suite; a [`crate::Scene`]'s task is an index into this list.
 pub fn tasks(suite: Suite) -> Vec<TaskInfo> {
-    suite_tasks(suite).iter().map(|task| task.info).collect()
+    infos(suite).into_iter().copied().collect()
 }
 
 #[cfg(test)]
@@ -203,7 +217,7 @@ mod tests {
 
     #[test]
     fn every_task_has_a_prompt_for_each_of_its_grasp_cycles() {
-        for &suite in Suite::ALL {
+        for suite in Suite::TABLETOP {
             for task in tasks(suite) {
                 let cycles = task.demo_steps / super::SHORT_STEPS;
                 assert_eq!(task.skills().len(), cycles, "{}", task.name);

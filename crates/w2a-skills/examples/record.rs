@@ -10,7 +10,7 @@ use w2a_sim::{Range, Scene, Split, Suite, record, tasks};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [suite, count, dir] = &arguments[..] else { return Err("usage: record SUITE COUNT DIR".into()) };
-    let suite = Suite::ALL.iter().find(|known| known.name() == suite).copied();
+    let suite = Suite::TABLETOP.into_iter().find(|known| known.name() == suite);
     let suite = suite.ok_or("SUITE is object, spatial, goal or long")?;
     let (mut writer, mut failed) = (None, 0);
     for index in 0..count.parse()? {

@@ -11,6 +11,5 @@ mod reader;
 
 pub use dataset::{DemoRecord, Hdf5Dataset};
 pub use error::Hdf5Error;
-pub(crate) use profile::libero_instruction;
-pub use profile::{Group, Profile};
+pub use profile::{Group, Profile, libero_instruction};
 pub use reader::Hdf5Reader;

@@ -161,11 +161,11 @@ fn groups(widths: &[Key]) -> Vec<Group> {
     widths.iter().map(&mut next).collect()
 }
 
-/// The instruction in the name of a LIBERO file: without the scene's prefix, the `_demo` at its end and the
+/// The instruction in the name of a LIBERO file or task: without the scene's prefix, the `_demo` at its end and the
 /// underscores. `None` if nothing is left.
 ///
 /// `KITCHEN_SCENE3_turn_on_the_stove_demo` is "turn on the stove".
-pub(crate) fn libero_instruction(stem: &str) -> Option<String> {
+pub fn libero_instruction(stem: &str) -> Option<String> {
     let words = without_scene(stem);
     let words = words.strip_suffix("_demo").unwrap_or(words);
     let text = words.replace('_', " ").trim().to_owned();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use w2a_sim::Scene;
+use w2a_sim::{Scene, Tabletop};
 
 use super::create_folder;
 use super::inputs::{FIRST_FRAME, PROMPT};
@@ -25,7 +25,7 @@ pub struct ScenesRequest {
 /// # Errors
 /// A scene that cannot be built, or a disk that fails.
 pub fn export_scenes(request: &ScenesRequest) -> Result<usize, PipelineError> {
-    let mut scenes = Vec::new();
+    let (mut scenes, mut tabletop) = (Vec::new(), Tabletop::new(1));
     for scene in &request.scenes {
         for index in 0..request.count {
             let index = scene.index().saturating_add(index);
@@ -34,7 +34,7 @@ pub fn export_scenes(request: &ScenesRequest) -> Result<usize, PipelineError> {
     }
     // Batches bound the memory.
     for part in scenes.chunks(64) {
-        for (scene, frame) in part.iter().zip(first_frames(1, part)?) {
+        for (scene, frame) in part.iter().zip(first_frames(&mut tabletop, part)?) {
             let folder = request.out.join(scene.to_string());
             create_folder(&folder)?;
             let png = w2a_data::encode_png(&frame.rgb, frame.height, frame.width)

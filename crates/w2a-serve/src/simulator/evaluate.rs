@@ -224,7 +224,8 @@ impl<F: FnMut(&EpisodeOutcome) -> Result<(), std::io::Error>> Board<'_, F> {
                 let orders = chunks.iter().map(|(slot, chunk)| {
                     let action = chunk.iter().skip(step * width).take(width);
                     let action = action.map(|value| Value::Float(f64::from(*value))).collect();
-                    order(*slot, [("action", Value::List(action))])
+                    let actions = Value::List(vec![Value::List(action)]);
+                    order(*slot, [("actions", actions), ("seeing", Value::Bool(true))])
                 });
                 let asked = Value::map([("orders", Value::List(orders.collect()))]);
                 if let Err(error) = self.answer(worker, &asked, &mut running) {
@@ -258,16 +259,7 @@ impl<F: FnMut(&EpisodeOutcome) -> Result<(), std::io::Error>> Board<'_, F> {
                 continue;
             }
             let Some(run) = running.get_mut(place) else { continue };
-            run.state = match answer.get("state") {
-                Some(Value::List(values)) if values.len() == worker.spec.state => {
-                    let number = |value: &Value| match value {
-                        Value::Float(value) => Ok(*value as f32),
-                        other => Err(wrong("numbers", other)),
-                    };
-                    values.iter().map(number).collect::<Result<_, _>>()?
-                }
-                _ => return Err(wrong("the state", answer)),
-            };
+            run.state = worker.state(answer)?;
             match (answer.get("instruction"), answer.get("success")) {
                 (Some(Value::Text(words)), None) => run.instruction = words.to_string(),
                 (None, Some(Value::Bool(success))) => {
@@ -302,7 +294,7 @@ impl<F: FnMut(&EpisodeOutcome) -> Result<(), std::io::Error>> Board<'_, F> {
     }
 }
 
-fn order<'v>(slot: usize, entries: impl IntoIterator<Item = (&'v str, Value<'v>)>) -> Value<'v> {
+pub(super) fn order<'v>(slot: usize, entries: impl IntoIterator<Item = (&'v str, Value<'v>)>) -> Value<'v> {
     Value::map(std::iter::once(("slot", Value::Int(slot as i64))).chain(entries))
 }
 

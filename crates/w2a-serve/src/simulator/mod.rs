@@ -1,9 +1,11 @@
 //! Simulators that speak Python: worker processes with environments, watched and started again, and evaluation in them.
 
+mod environment;
 mod evaluate;
 mod process;
 mod protocol;
 
+pub use environment::{WorkerEnvironment, WorkerSetup};
 pub use evaluate::{Episode, EpisodeOutcome, Evaluation, MAX_ATTEMPTS, evaluate};
 pub use process::{Command, WorkerSpec};
 pub use protocol::{EvalProtocol, Flip, Gripper, InitialStates, SUITES, Settings};

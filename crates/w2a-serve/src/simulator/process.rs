@@ -37,6 +37,20 @@ pub struct Command {
     pub timeout: Duration,
 }
 
+impl Command {
+    /// LIBERO's workers in a Python that `scripts/setup-libero.sh` made.
+    pub fn libero(python: PathBuf, log: PathBuf, timeout: Duration) -> Self {
+        Self {
+            program: python,
+            arguments: ["-m", "w2a_workers", "libero"].map(str::to_owned).into(),
+            // What the user has set stays; nothing may be downloaded within an episode.
+            variables: vec![("HF_HUB_OFFLINE".into(), "1".into())],
+            log,
+            timeout,
+        }
+    }
+}
+
 /// What a worker shows and takes, in its own words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerSpec {
@@ -113,10 +127,20 @@ impl Worker {
 
     /// Sends a message and waits for the answer.
     pub fn ask(&mut self, message: &Value) -> Result<Vec<u8>, SimulatorError> {
+        self.tell(message)?;
+        self.hear()
+    }
+
+    /// Sends a message, whose answer has to be heard before the next.
+    pub fn tell(&mut self, message: &Value) -> Result<(), SimulatorError> {
         let mut body = Vec::new();
         encode(message, Dialect::Openpi, &mut body).map_err(SimulatorError::lost)?;
         let framed = [&(body.len() as u32).to_le_bytes()[..], &body].concat();
-        self.orders.write_all(&framed).and_then(|()| self.orders.flush()).map_err(|error| self.gone(error))?;
+        self.orders.write_all(&framed).and_then(|()| self.orders.flush()).map_err(|error| self.gone(error))
+    }
+
+    /// Waits for the answer to what was told.
+    pub fn hear(&mut self) -> Result<Vec<u8>, SimulatorError> {
         match self.answers.recv_timeout(self.timeout) {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.gone(error)),
@@ -137,6 +161,21 @@ impl Worker {
             std::thread::sleep(Duration::from_millis(10));
         }
         SimulatorError::lost(error)
+    }
+
+    /// The state in the answer of an environment.
+    pub fn state(&self, answer: &Value) -> Result<Vec<f32>, SimulatorError> {
+        let wrong = |expected, got: &Value| SimulatorError::Answer { expected, got: got.describe() };
+        match answer.get("state") {
+            Some(Value::List(values)) if values.len() == self.spec.state => {
+                let number = |value: &Value| match value {
+                    Value::Float(value) => Ok(*value as f32),
+                    other => Err(wrong("numbers", other)),
+                };
+                values.iter().map(number).collect()
+            }
+            _ => Err(wrong("the state", answer)),
+        }
     }
 
     /// What an environment shows, with the state that came with its answer.

@@ -60,10 +60,31 @@ pub struct Settings {
     pub gripper: Gripper,
     /// Seed of the simulator.
     pub seed: u32,
+    /// Whether images come from the simulator's own sensors, which draw at every step and show how it began; otherwise
+    /// they are drawn where somebody looks, and show how the last step ended.
+    #[serde(default = "yes")]
+    pub sensors: bool,
+    /// Whether every episode builds the simulator anew, as LIBERO does, or puts everything back into place.
+    #[serde(default = "yes")]
+    pub rebuild: bool,
+    /// Without sensors: corners of meshes that are only looked at lie on a grid of so many millimetres; 0 for as they are.
+    #[serde(default)]
+    pub mesh_cell_mm: u32,
+    /// Without sensors: samples of a pixel; 0 for one, 4 is MuJoCo's own choice.
+    #[serde(default = "mujoco_samples")]
+    pub samples: u32,
     /// Actions of a chunk that are carried out before the policy is asked again.
     pub replan: usize,
     /// Control steps of an episode, by suite.
     pub max_steps: Vec<(String, u32)>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn mujoco_samples() -> u32 {
+    4
 }
 
 /// A published way to evaluate on LIBERO.
@@ -108,6 +129,10 @@ impl EvalProtocol {
             controller: "OSC_POSE".into(),
             gripper: Gripper::AsIs,
             seed: 7,
+            sensors: true,
+            rebuild: true,
+            mesh_cell_mm: 0,
+            samples: mujoco_samples(),
             replan: 5,
             // openpi: the longest demonstration of each suite and a little more.
             max_steps: steps([220, 280, 300, 520, 400]),
@@ -139,11 +164,25 @@ impl Settings {
         let part = |name: &'static str| {
             let value = match json.get(name) {
                 Some(serde_json::Value::String(text)) => Value::Text(text.clone().into()),
+                Some(serde_json::Value::Bool(is)) => Value::Int(i64::from(*is)),
                 other => Value::Int(other.and_then(serde_json::Value::as_i64).unwrap_or_default()),
             };
             (name, value)
         };
-        let names = ["render", "resize", "flip", "initial_states", "settle_steps", "controller", "gripper", "seed"];
+        let names = [
+            "render",
+            "resize",
+            "flip",
+            "initial_states",
+            "settle_steps",
+            "controller",
+            "gripper",
+            "seed",
+            "sensors",
+            "rebuild",
+            "mesh_cell_mm",
+            "samples",
+        ];
         Value::map([("settings", Value::map(names.map(part)))])
     }
 }
