@@ -9,7 +9,7 @@ use std::ops::Range;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_data::Episode;
-use w2a_sim::Scene;
+use w2a_sim::{Scene, Suite, tasks};
 use w2a_skills::{Analysis, SignalChoice};
 use w2a_world::Skill;
 
@@ -123,19 +123,44 @@ impl ClipList {
     /// # Errors
     /// A task of which no video showed its skills.
     pub fn plan(&self, scene: &Scene, chunks: usize) -> Result<Vec<Skill<'static>>, PipelineError> {
-        let task = task_name(scene);
+        self.plan_of(&task_name(scene), scene.task_info().skills(), chunks)
+    }
+
+    /// The same for an episode of which only the instruction is known; an instruction of no task of this corpus is one
+    /// skill.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
+    pub fn plan_told<'w>(&self, instruction: &'w str, chunks: usize) -> Result<Vec<Skill<'w>>, PipelineError> {
+        let mut known = Suite::ALL.iter().flat_map(|&suite| tasks(suite).into_iter().map(move |task| (suite, task)));
+        let matches = |task: &str| self.clips.iter().any(|clip| clip.task == task);
+        let found = known.find_map(|(suite, task)| {
+            let name = format!("{suite}/{}", task.name);
+            (task.instruction == instruction && matches(&name)).then_some((name, task))
+        });
+        match found {
+            Some((name, task)) => self.plan_of(&name, task.skills(), chunks),
+            None => Ok(vec![Skill { prompt: instruction, chunks }]),
+        }
+    }
+
+    fn plan_of(
+        &self,
+        task: &str,
+        prompts: &[&'static str],
+        chunks: usize,
+    ) -> Result<Vec<Skill<'static>>, PipelineError> {
         let mut ends: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for clip in self.clips.iter().filter(|clip| clip.task == task) {
             ends.entry(clip.skill).or_default().push(clip.chunks.end);
         }
-        let prompts = scene.task_info().skills();
         let ends: Vec<usize> = ends.into_values().filter_map(median).collect();
         let parts = in_chunks(&ends, prompts.len(), 1, chunks).ok_or_else(|| PipelineError::Config {
             key: "world.skills".into(),
             expected: format!("videos that show the {} grasp cycles of {task}; set it to false", prompts.len()),
             got: format!("{} of {} videos without them", self.dropped.len(), self.videos),
         })?;
-        Ok(parts.into_iter().zip(prompts).map(|(part, prompt)| Skill { prompt, chunks: part.len() }).collect())
+        Ok(parts.into_iter().zip(prompts).map(|(part, &prompt)| Skill { prompt, chunks: part.len() }).collect())
     }
 }
 

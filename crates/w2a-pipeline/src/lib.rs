@@ -21,6 +21,7 @@ mod groot;
 mod groot_data;
 mod horizon;
 mod imagine;
+mod learn;
 mod libero;
 mod open_loop;
 mod parity;
@@ -50,6 +51,7 @@ pub use imagine::{
     EmbedRequest, ImagineError, ImagineRequest, Imagined, PreviewRequest, ScenesRequest, Shard, WorldSource,
     cosmos_settings, embed_prompts, export_scenes, imagine, preview,
 };
+pub use learn::{LearnRequest, Tell};
 pub use libero::{LiberoRequest, libero};
 pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};

@@ -181,7 +181,7 @@ fn run(
     // A policy of this process is served to its own workers, so that there is one way to ask.
     let own = match &request.policy {
         PolicySource::Remote(_) => None,
-        policy => Some(start_serving(&own_server(policy, request.seed), Arc::default())?),
+        policy => Some(start_serving(&own_server(policy, request.seed), Arc::default(), Arc::new(|_: &str| ()))?),
     };
     let url = match (&own, &request.policy) {
         (_, PolicySource::Remote(url)) => url.clone(),
@@ -220,6 +220,7 @@ fn own_server(policy: &PolicySource, seed: u64) -> ServeRequest {
     ServeRequest {
         policy: policy.clone(),
         residual: None,
+        learn: None,
         // A checkpoint says its own; that it is LIBERO's is found out by the workers' questions.
         layout: (!is_groot).then(Layout::libero),
         checkpoint: CheckpointOptions {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use rand_chacha::ChaCha8Rng;
 use w2a_data::Dataset;
 use w2a_nn::{Checkpoint, Init};
 use w2a_sim::{Environment, Scene, Split, batches};
@@ -273,6 +274,23 @@ impl Dreamer {
             model(imagine_chain(&self.world, first, &plan, &mut rng))
         };
         first.iter().zip(scenes).map(chain).collect()
+    }
+}
+
+impl Dreamer {
+    /// Imagines the episode that begins with `first`, of which only the instruction is known.
+    pub fn imagine_told(
+        &self,
+        first: &GridVideo,
+        instruction: &str,
+        chunks: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Latents, PipelineError> {
+        let plan = match &self.skills {
+            Some(clips) => clips.plan_told(instruction, chunks)?,
+            None => vec![Skill { prompt: instruction, chunks }],
+        };
+        model(imagine_chain(&self.world, first, &plan, rng))
     }
 }
 

@@ -15,6 +15,7 @@ fn request(policy: PolicySource, residual: Option<&Path>, protocol: Protocol) ->
     ServeRequest {
         policy,
         residual: residual.map(Path::to_owned),
+        learn: None,
         layout: None,
         checkpoint: CheckpointOptions::default(),
         protocol,
@@ -26,8 +27,12 @@ fn request(policy: PolicySource, residual: Option<&Path>, protocol: Protocol) ->
     }
 }
 
+fn quiet() -> w2a_pipeline::Tell {
+    Arc::new(|_: &str| ())
+}
+
 fn start(policy: PolicySource, residual: Option<&Path>, protocol: Protocol) -> (Server, String) {
-    let server = start_serving(&request(policy, residual, protocol), Arc::default()).unwrap();
+    let server = start_serving(&request(policy, residual, protocol), Arc::default(), quiet()).unwrap();
     let url = format!("{}://{}", protocol.name(), server.address());
     (server, url)
 }
@@ -76,7 +81,7 @@ fn stage_2_and_evaluation_on_a_servers_policy_come_to_the_same_bits_and_the_resi
 
     let refused = |policy: PolicySource, residual: Option<&Path>, layout: Layout| {
         let request = ServeRequest { layout: Some(layout), ..request(policy, residual, Protocol::Openpi) };
-        let error = start_serving(&request, Arc::default()).err().unwrap();
+        let error = start_serving(&request, Arc::default(), quiet()).err().unwrap();
         assert!(error.is_users_mistake(), "{error}");
         error.to_string()
     };
@@ -98,7 +103,7 @@ fn a_checkpoint_of_groot_is_served_under_its_own_names_with_noise_counted_from_e
         let mut request = request(PolicySource::Groot(dir.clone()), None, Protocol::Groot);
         request.checkpoint.embodiment = Some("libero_panda".into());
         change(&mut request);
-        start_serving(&request, Arc::default())
+        start_serving(&request, Arc::default(), quiet())
     };
     let server = asked(&|_| {}).unwrap();
     let url = format!("groot://{}", server.address());

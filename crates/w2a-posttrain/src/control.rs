@@ -6,6 +6,7 @@ use w2a_data::{Normaliser, Observation};
 use w2a_nn::{NnError, values};
 use w2a_policy::Policy;
 
+use crate::decision::decoding_delta;
 use crate::form::Residual;
 use crate::objective::Bent;
 use crate::residual::ResidualBatch;
@@ -100,13 +101,44 @@ impl Controller for ResidualControl<'_> {
     }
 
     fn decide(&mut self, observations: &[Observation], instructions: &[&str]) -> Result<Decision, NnError> {
-        let mut base = first_actions(self.policy, self.chunk_len, observations, instructions)?;
+        let base = first_actions(self.policy, self.chunk_len, observations, instructions)?;
+        let bend = Bend {
+            adapters: self.adapters,
+            residual: self.residual,
+            action: self.action,
+            proprio: self.proprio,
+            gain: self.gain,
+            decoding: self.decoding,
+            device: &self.device,
+        };
+        bend.decide(observations, base)
+    }
+
+    fn reset(&mut self) {
+        self.policy.reset();
+    }
+}
+
+/// What becomes of base chunks, by the networks; see [`ResidualControl`] for the fields.
+pub(crate) struct Bend<'a> {
+    pub adapters: &'a FrozenAdapters,
+    pub residual: Option<&'a Residual>,
+    pub action: &'a Normaliser,
+    pub proprio: &'a Normaliser,
+    pub gain: f32,
+    pub decoding: Decoding,
+    pub device: &'a Device,
+}
+
+impl Bend<'_> {
+    /// Bends `base`, `[batch, M·A]` in the environment's units.
+    pub fn decide(&self, observations: &[Observation], mut base: Vec<f32>) -> Result<Decision, NnError> {
         normalise(self.action, &mut base)?;
         let z_base = self.adapters.action(&base)?;
         let (dz, bent) = match self.residual {
             None => (vec![0.0; z_base.len()], None),
             Some(residual) => {
-                let batch = ResidualBatch::of_observations(observations, &z_base, self.proprio, &self.device)?;
+                let batch = ResidualBatch::of_observations(observations, &z_base, self.proprio, self.device)?;
                 let Bent { step, actions, .. } = residual.bend(self.adapters.net(), &batch, &base);
                 (values(step)?, actions.map(values).transpose()?)
             }
@@ -119,21 +151,12 @@ impl Controller for ResidualControl<'_> {
         Ok(Decision { actions, base, z_base, dz })
     }
 
-    fn reset(&mut self) {
-        self.policy.reset();
-    }
-}
-
-impl ResidualControl<'_> {
     /// Normalised actions of `z_base + g dz`.
     fn decode(&self, base: &[f32], z_base: &[f32], dz: &[f32]) -> Result<Vec<f32>, NnError> {
         let z: Vec<f32> = z_base.iter().zip(dz).map(|(z, dz)| z + self.gain * dz).collect();
         let mut actions = self.adapters.decode(&z)?;
         if self.decoding == Decoding::Delta {
-            let plain = self.adapters.decode(z_base)?;
-            for ((action, plain), base) in actions.iter_mut().zip(&plain).zip(base) {
-                *action += base - plain;
-            }
+            decoding_delta(&mut actions, &self.adapters.decode(z_base)?, base);
         }
         Ok(actions)
     }

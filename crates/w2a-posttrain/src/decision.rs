@@ -3,6 +3,7 @@
 use w2a_align::MlpAdapters;
 use w2a_nn::{NnError, Prepared};
 
+use crate::control::Decoding;
 use crate::residual::{PreparedResidual, ResidualNet};
 
 /// `B_a`, the residual policy and `D_a`, prepared for single observations; computes what the networks do.
@@ -20,7 +21,7 @@ pub struct FastChunk {
     pub z_base: Vec<f32>,
     /// The residual's step before the gain, `[D]`.
     pub dz: Vec<f32>,
-    /// `D_a(z_base + gain dz)`, normalised actions `[M, A]`.
+    /// Normalised actions `[M, A]`.
     pub actions: Vec<f32>,
 }
 
@@ -36,11 +37,18 @@ impl FastDecision {
     }
 
     /// Decides on one observation: a normalised base chunk `[M, A]`, an image `[3, rows, columns]` in `[-1, 1]` and
-    /// normalised proprioception.
+    /// normalised proprioception. The step is scaled by `gain` and decoded as `decoding` says.
     ///
     /// # Errors
     /// Inputs of other sizes than the networks'.
-    pub fn decide(&self, chunk: &[f32], image: &[f32], proprio: &[f32], gain: f32) -> Result<FastChunk, NnError> {
+    pub fn decide(
+        &self,
+        chunk: &[f32],
+        image: &[f32],
+        proprio: &[f32],
+        gain: f32,
+        decoding: Decoding,
+    ) -> Result<FastChunk, NnError> {
         let inputs = [
             ("base chunk of a decision", chunk, &self.encoder),
             ("image of a decision", image, &self.residual.image),
@@ -58,14 +66,25 @@ impl FastDecision {
         let z_base = self.encoder.run(chunk);
         let dz = self.residual.run(image, proprio, &z_base);
         let z: Vec<f32> = z_base.iter().zip(&dz).map(|(z, dz)| z + gain * dz).collect();
-        Ok(FastChunk { actions: self.decoder.run(&z), z_base, dz })
+        let mut actions = self.decoder.run(&z);
+        if decoding == Decoding::Delta {
+            decoding_delta(&mut actions, &self.decoder.run(&z_base), chunk);
+        }
+        Ok(FastChunk { actions, z_base, dz })
+    }
+}
+
+/// `D_a(z)` becomes `a_base + D_a(z) - D_a(z_base)`.
+pub(crate) fn decoding_delta(actions: &mut [f32], plain: &[f32], base: &[f32]) {
+    for ((action, plain), base) in actions.iter_mut().zip(plain).zip(base) {
+        *action += base - plain;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::FastDecision;
-    use crate::{ResidualBatch, ResidualConfig, ResidualNet};
+    use crate::{Decoding, ResidualBatch, ResidualConfig, ResidualNet};
     use burn::module::Module;
     use burn::tensor::Device;
     use w2a_align::{AdapterConfig, MlpAdapters};
@@ -95,7 +114,7 @@ mod tests {
         });
         let actions = values(adapters.decode(z_base + dz.clone() * 0.5)).unwrap();
         let fast = FastDecision::new(&adapters, &net, (40, 48)).unwrap();
-        let decision = fast.decide(&chunk, &image, &proprio, 0.5).unwrap();
+        let decision = fast.decide(&chunk, &image, &proprio, 0.5, Decoding::Plain).unwrap();
         let close = |got: &[f32], want: &[f32]| {
             assert_eq!(got.len(), want.len());
             assert!(got.iter().zip(want).all(|(got, want)| (got - want).abs() < 1e-5), "{got:?} instead of {want:?}");
@@ -103,7 +122,7 @@ mod tests {
         close(&decision.dz, &values(dz).unwrap());
         close(&decision.actions, &actions);
         assert!(decision.dz.iter().any(|value| value.abs() > 0.01), "{:?}", decision.dz);
-        let error = fast.decide(&chunk, &image[1..], &proprio, 0.5).unwrap_err();
+        let error = fast.decide(&chunk, &image[1..], &proprio, 0.5, Decoding::Plain).unwrap_err();
         assert!(matches!(&error, NnError::Input { what, .. } if what.contains("image")), "{error}");
     }
 }

@@ -71,6 +71,11 @@ impl Residual {
         Ok(Self { net: ResidualNet::new(config, size, proprio, adapters.dim(), init)?, decoder })
     }
 
+    /// `f`, if it is all there is: not where actions are corrected.
+    pub(crate) fn latent(&self) -> Option<&ResidualNet> {
+        self.decoder.is_none().then_some(&self.net)
+    }
+
     /// What becomes of base chunks at the full scale; `base` holds them normalised, `[rows, M·A]`.
     pub(crate) fn bend(&self, adapters: &Adapters, inputs: &ResidualBatch, base: &[f32]) -> Bent {
         let z_base = inputs.z_base.clone();

@@ -4,7 +4,7 @@
 //! the imagination wins. Cosine of the executed `z` would not do: it rises while success falls.
 
 use w2a_nn::NnError;
-use w2a_world::{LatentStatistics, Latents, WorldModel};
+use w2a_world::{GridVideo, LatentStatistics, Latents, WorldModel};
 
 use crate::rollout::Rollout;
 
@@ -39,15 +39,28 @@ pub fn executed_distance(
             expected: "a recorded video".into(),
             got: "none".into(),
         })?;
-        let mut executed = world.encode(&[video])?.remove(0);
-        let mut imagined = imagined.clone();
-        statistics.normalise(&mut executed.data);
-        statistics.normalise(&mut imagined.data);
-        let distances = executed.distance(&imagined);
-        let end = &distances[distances.len() / 2..];
-        out.push(end.iter().sum::<f32>() / end.len().max(1) as f32);
+        out.push(video_distance(world, statistics, video, imagined)?);
     }
     Ok(out)
+}
+
+/// [`executed_distance`] of one video, `1 + M·T` frames.
+///
+/// # Errors
+/// As there.
+pub fn video_distance(
+    world: &dyn WorldModel,
+    statistics: &LatentStatistics,
+    video: GridVideo,
+    imagined: &Latents,
+) -> Result<f32, NnError> {
+    let mut executed = world.encode(&[video])?.remove(0);
+    let mut imagined = imagined.clone();
+    statistics.normalise(&mut executed.data);
+    statistics.normalise(&mut imagined.data);
+    let distances = executed.distance(&imagined);
+    let end = &distances[distances.len() / 2..];
+    Ok(end.iter().sum::<f32>() / end.len().max(1) as f32)
 }
 
 /// Rolls out every candidate scale with `run` and picks the one whose execution is nearest to the imagination; of equal

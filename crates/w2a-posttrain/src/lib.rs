@@ -2,6 +2,7 @@
 //! the baselines it is compared with.
 
 mod alignment;
+mod bender;
 mod control;
 mod decision;
 mod dreamgen;
@@ -10,6 +11,7 @@ mod fixtures;
 mod form;
 mod gain;
 mod idm;
+mod lesson;
 mod lora;
 mod objective;
 pub mod peft;
@@ -18,12 +20,14 @@ mod rollout;
 mod train;
 
 pub use alignment::{Aligned, Alignment, PathEnd, TimeWarp};
+pub use bender::{Bender, BenderConfig};
 pub use control::{Controller, Decision, Decoding, PolicyControl, ResidualControl, normalise};
 pub use decision::{FastChunk, FastDecision};
 pub use dreamgen::{interpolate, pseudo_episodes};
 pub use form::{Form, Residual};
-pub use gain::{GainChoice, choose_gain, executed_distance};
+pub use gain::{GainChoice, choose_gain, executed_distance, video_distance};
 pub use idm::{Idm, IdmConfig, IdmNet, train_idm};
+pub use lesson::{Lesson, Update, update_residual};
 pub use lora::{Lora, LoraConfig, train_lora};
 pub use objective::{Objective, ObjectiveConfig};
 pub use residual::{PreparedResidual, ResidualBatch, ResidualConfig, ResidualNet};

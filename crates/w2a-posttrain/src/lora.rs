@@ -15,9 +15,10 @@ use w2a_policy::AdaptablePolicy;
 use w2a_sim::Environment;
 
 use crate::control::{Controller, Decision, first_actions, normalise};
+use crate::lesson::Rows;
 use crate::objective::Bent;
 use crate::rollout::Rollout;
-use crate::train::{Frozen, PosttrainConfig, Rows, Target, Trained, check, train_rounds};
+use crate::train::{Frozen, PosttrainConfig, Target, Trained, check, train_rounds};
 
 /// Size of the adapters.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]

@@ -220,22 +220,26 @@ impl ResidualBatch {
         normalise(proprio, &mut state)?;
         let (height, width) = image_size(observations);
         let mut image = Vec::with_capacity(n * 3 * height * width);
-        for observation in observations {
-            for channel in 0..3 {
-                for row in 0..height {
-                    for camera in &observation.cameras {
-                        let start = row * camera.width * 3;
-                        let pixels = camera.rgb[start..start + camera.width * 3].iter().skip(channel).step_by(3);
-                        image.extend(pixels.map(|&byte| f32::from(byte) / 127.5 - 1.0));
-                    }
-                }
-            }
-        }
+        observations.iter().for_each(|observation| push_image(observation, &mut image));
         Ok(Self {
             image: tensor(image, [n, 3, height, width], device),
             proprio: tensor(state, [n, proprio.width()], device),
             z_base: tensor(z_base.to_vec(), [n, z_base.len() / n.max(1)], device),
         })
+    }
+}
+
+/// Appends the cameras side by side, `[3, height, width]` in `[-1, 1]`.
+pub(crate) fn push_image(observation: &Observation, out: &mut Vec<f32>) {
+    let height = observation.cameras.first().map_or(0, |camera| camera.height);
+    for channel in 0..3 {
+        for row in 0..height {
+            for camera in &observation.cameras {
+                let start = row * camera.width * 3;
+                let pixels = camera.rgb[start..start + camera.width * 3].iter().skip(channel).step_by(3);
+                out.extend(pixels.map(|&byte| f32::from(byte) / 127.5 - 1.0));
+            }
+        }
     }
 }
 

@@ -2,19 +2,19 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_align::{Diagnostics, FrozenAdapters, diagnose};
-use w2a_data::{Normaliser, Observation};
-use w2a_nn::{Init, NnError, StepReport, TrainConfig, Training, tensor, train};
+use w2a_data::Normaliser;
+use w2a_nn::{Init, NnError, StepReport, TrainConfig, Training, train};
 use w2a_policy::Policy;
 use w2a_sim::{Environment, Scene};
 
 use crate::control::{Controller, Decoding, ResidualControl};
 use crate::form::{Form, Residual};
+use crate::lesson::{Lesson, Rows, draw, lesson_loss};
 use crate::lora::LoraConfig;
-use crate::objective::{Batch, Bent, ObjectiveConfig, loss};
-use crate::residual::{ResidualBatch, ResidualConfig, image_size};
+use crate::objective::{Bent, ObjectiveConfig};
+use crate::residual::{ResidualConfig, image_size};
 use crate::rollout::{Record, Rollout, rollout};
 
 /// Everything stage 2 is configured with.
@@ -86,16 +86,6 @@ pub struct Frozen<'a, P> {
     pub chunk_len: usize,
 }
 
-/// Decisions of a batch of rollouts, one row each.
-pub(crate) struct Rows {
-    pub observations: Vec<Observation>,
-    pub instructions: Vec<&'static str>,
-    /// `[rows, D]`.
-    pub z_base: Vec<f32>,
-    /// Normalised base chunks, `[rows, M·A]`.
-    pub base: Vec<f32>,
-}
-
 /// How a form of stage 2 acts, and what it makes of the decisions it took.
 pub(crate) trait Trained {
     /// The trained part.
@@ -165,9 +155,7 @@ impl<P: Policy> Trained for ResidualForm<'_, '_, P> {
     }
 
     fn bend(&self, model: &Residual, rows: &Rows) -> Result<Bent, NnError> {
-        let inputs =
-            ResidualBatch::of_observations(&rows.observations, &rows.z_base, self.frozen.proprio, self.autodiff)?;
-        Ok(model.bend(self.frozen.adapters.net(), &inputs, &rows.base))
+        rows.bend(model, self.frozen.adapters, self.frozen.proprio, self.autodiff)
     }
 }
 
@@ -192,7 +180,6 @@ pub(crate) fn train_rounds<F: Trained>(
         ..training.config.clone()
     };
     let training = Training { config: &schedule, depends: training.depends.clone(), ..*training };
-    let contrast = config.objective.contrast();
     let mut episodes: Vec<Rollout> = Vec::new();
     let mut chosen: Vec<usize> = Vec::new();
     let step_loss = |model: &F::Model, step: usize, rng: &mut ChaCha8Rng| {
@@ -214,27 +201,20 @@ pub(crate) fn train_rounds<F: Trained>(
             let found = diagnose(&z, &z_v, chunks, dim);
             on_round(step / config.updates_per_round, &episodes, &found, steps / episodes.len() as f32);
         }
-        let batch = training.config.batch.min(episodes.len());
-        let mut rows = Rows { observations: Vec::new(), instructions: Vec::new(), z_base: vec![], base: vec![] };
-        let (mut z_v, mut actions) = (Vec::new(), Vec::new());
-        for index in draw(episodes.len(), batch, rng) {
-            let (episode, target) = (&episodes[index], &targets[chosen[index]]);
-            rows.observations.extend(episode.observations.iter().cloned());
-            rows.instructions.extend(std::iter::repeat_n(episode.scene.task_info().instruction, chunks));
-            rows.z_base.extend_from_slice(&episode.z_base);
-            rows.base.extend_from_slice(&episode.base);
-            z_v.extend_from_slice(&target.z_v);
-            actions.extend_from_slice(&target.actions);
-        }
-        let shape = [batch, chunks, dim];
-        let bent = form.bend(model, &rows)?;
-        let actions = (!actions.is_empty()).then(|| {
-            let width = actions.len() / (batch * chunks);
-            tensor(actions, [batch * chunks, width], autodiff)
-        });
-        let (z_base, z_v) = (tensor(rows.z_base, shape, autodiff), tensor(z_v, shape, autodiff));
-        let shifts = contrast.shifts(batch, chunks, rng);
-        loss(&config.objective, adapters, Batch { z_base, bent, z_v, actions, shifts })
+        let lessons: Vec<Lesson> = episodes
+            .iter()
+            .zip(&chosen)
+            .map(|(episode, &index)| Lesson {
+                observations: &episode.observations,
+                instruction: episode.scene.task_info().instruction,
+                base: &episode.base,
+                z_base: &episode.z_base,
+                z_v: &targets[index].z_v,
+                actions: &targets[index].actions,
+            })
+            .collect();
+        let sizes = (training.config.batch, chunks);
+        lesson_loss(config, adapters, &lessons, sizes, autodiff, rng, |rows| form.bend(model, rows))
     };
     train(model, &training, step_loss, on_step)
 }
@@ -245,12 +225,6 @@ fn relative_step(episode: &Rollout, dim: usize, gain: f32) -> f32 {
     let rows = episode.z_base.chunks_exact(dim).zip(episode.dz.chunks_exact(dim));
     let count = rows.len().max(1) as f32;
     rows.map(|(z, dz)| gain * length(dz) / length(z).max(1e-6)).sum::<f32>() / count
-}
-
-/// `count` different indices below `n` (all of them if there are fewer), in drawn order.
-fn draw(n: usize, count: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
-    let mut left: Vec<usize> = (0..n).collect();
-    (0..count.min(n)).map(|_| left.swap_remove(rng.random_range(0..left.len()))).collect()
 }
 
 /// Refuses what no form can train on, before the first rollout.

@@ -11,6 +11,7 @@ use w2a_nn::NnError;
 use w2a_policy::Policy;
 
 use crate::ServeError;
+use crate::bend::{Bend, Place};
 use crate::layout::Layout;
 use crate::metrics::Metrics;
 use crate::observation::Asked;
@@ -28,7 +29,8 @@ pub type MakePolicy = Box<dyn FnMut(u64) -> Result<BoxedPolicy, NnError> + Send>
 pub enum Sessions {
     /// One policy without a memory for all: their observations are batched.
     Shared(BoxedPolicy),
-    /// A policy for each session, as where it draws random numbers or talks to another server.
+    /// A policy for each session, as where it draws random numbers or talks to another server. Those of sessions that ask
+    /// at the same time are asked side by side.
     Own(MakePolicy),
 }
 
@@ -36,10 +38,12 @@ pub enum Sessions {
 pub struct Served {
     /// Names and sizes.
     pub layout: Layout,
-    /// Actions per chunk.
+    /// Actions per chunk of the policy.
     pub horizon: usize,
     /// The policy.
     pub sessions: Sessions,
+    /// What bends its chunks.
+    pub bend: Option<Arc<dyn Bend>>,
 }
 
 /// The answer to a request: `[rows, horizon, action]`.
@@ -67,8 +71,10 @@ pub(crate) struct Engine {
 impl Engine {
     pub fn start(served: Served, metrics: Arc<Metrics>) -> Self {
         let (orders, inbox) = channel();
+        let width = served.layout.action_width();
+        let bent = served.bend.map(|bend| (bend.horizon() * width, bend));
         let worker = Worker {
-            row: served.horizon * served.layout.action_width(),
+            ask: Ask { row: served.horizon * width, bent },
             sessions: served.sessions,
             own: BTreeMap::new(),
             metrics,
@@ -110,9 +116,24 @@ impl Drop for Engine {
 struct Worker {
     sessions: Sessions,
     own: BTreeMap<u64, BoxedPolicy>,
-    /// Values of one chunk.
-    row: usize,
+    ask: Ask,
     metrics: Arc<Metrics>,
+}
+
+/// How a policy is asked.
+struct Ask {
+    /// Values of one of its chunks.
+    row: usize,
+    /// What bends them, and values of a bent chunk.
+    bent: Option<(usize, Arc<dyn Bend>)>,
+}
+
+/// Observations that go through a policy together.
+#[derive(Default)]
+struct Rows {
+    places: Vec<Place>,
+    observations: Vec<Observation>,
+    instructions: Vec<String>,
 }
 
 impl Worker {
@@ -160,47 +181,25 @@ impl Worker {
     }
 
     fn answer(&mut self, jobs: Vec<Job>) {
-        if let Sessions::Own(make) = &mut self.sessions {
-            for job in jobs {
-                let Job { session, asked, answer } = job;
-                self.metrics.batch(asked.len());
-                let made = match self.own.remove(&session) {
-                    Some(policy) => Ok(policy),
-                    None => make(session),
-                };
-                let result = made.map_err(ServeError::from).and_then(|mut policy| {
-                    let (observations, instructions) = parted(asked);
-                    let result = act(policy.as_mut(), &observations, &instructions, self.row);
-                    self.own.insert(session, policy);
-                    result
-                });
-                let _ = answer.send(result);
-            }
-            return;
-        }
-        let Sessions::Shared(policy) = &mut self.sessions else { return };
-        let (mut asked, mut waiting) = (Vec::new(), Vec::new());
-        for job in jobs {
-            waiting.push((job.asked.len(), job.answer));
-            asked.extend(job.asked);
-        }
-        self.metrics.batch(asked.len());
-        let (observations, instructions) = parted(asked);
-        let together = act(policy.as_mut(), &observations, &instructions, self.row);
-        let mut start = 0;
-        for (count, answer) in &waiting {
-            let rows = start..start + count;
-            start += count;
-            let result = match &together {
-                Ok(chunks) => Ok(chunks.get(rows.start * self.row..rows.end * self.row).unwrap_or_default().to_vec()),
-                // One client's observation must not fail the others'.
-                Err(_) if waiting.len() > 1 => {
-                    let own = (observations.get(rows.clone()), instructions.get(rows));
-                    act(policy.as_mut(), own.0.unwrap_or_default(), own.1.unwrap_or_default(), self.row)
+        match &mut self.sessions {
+            Sessions::Shared(policy) => self.ask.together(policy.as_mut(), jobs, &self.metrics),
+            Sessions::Own(make) => {
+                let mut taken = Vec::with_capacity(jobs.len());
+                for job in jobs {
+                    self.metrics.batch(job.asked.len());
+                    let made = match self.own.remove(&job.session) {
+                        Some(policy) => Ok(policy),
+                        None => make(job.session),
+                    };
+                    match made {
+                        Ok(policy) => taken.push((policy, job)),
+                        Err(error) => drop(job.answer.send(Err(error.into()))),
+                    }
                 }
-                Err(error) => Err(ServeError::message("policy", "an answer", error.to_string())),
-            };
-            let _ = answer.send(result);
+                for (session, policy) in self.ask.side_by_side(taken) {
+                    self.own.insert(session, policy);
+                }
+            }
         }
     }
 
@@ -213,16 +212,94 @@ impl Worker {
     }
 }
 
-fn parted(asked: Vec<Asked>) -> (Vec<Observation>, Vec<String>) {
-    asked.into_iter().map(|asked| (asked.observation, asked.instruction)).unzip()
+impl Ask {
+    /// One policy for all jobs: one batch.
+    fn together(&self, policy: &mut dyn Policy, jobs: Vec<Job>, metrics: &Metrics) {
+        let mut all = Rows::default();
+        let mut waiting = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            waiting.push((job.asked.len(), job.answer));
+            all.push(job.session, job.asked);
+        }
+        metrics.batch(all.places.len());
+        let together = self.chunks(policy, &all);
+        let mut start = 0;
+        for (count, answer) in &waiting {
+            let rows = start..start + count;
+            start += count;
+            let result = match &together {
+                Ok(chunks) => {
+                    let row = self.answer_row();
+                    Ok(chunks.get(rows.start * row..rows.end * row).unwrap_or_default().to_vec())
+                }
+                // One client's observation must not fail the others'.
+                Err(_) if waiting.len() > 1 => self.chunks(policy, &all.part(rows)),
+                Err(error) => Err(ServeError::message("policy", "an answer", error.to_string())),
+            };
+            // A client that is gone does not want to know.
+            let _ = answer.send(result);
+        }
+    }
+
+    /// A policy for each job: at the same time, since one may only wait for a server of its own.
+    fn side_by_side(&self, taken: Vec<(BoxedPolicy, Job)>) -> Vec<(u64, BoxedPolicy)> {
+        let one = |(mut policy, job): (BoxedPolicy, Job)| {
+            let mut rows = Rows::default();
+            rows.push(job.session, job.asked);
+            let _ = job.answer.send(self.chunks(policy.as_mut(), &rows));
+            (job.session, policy)
+        };
+        if taken.len() < 2 {
+            return taken.into_iter().map(one).collect();
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = taken.into_iter().map(|job| scope.spawn(move || one(job))).collect();
+            // Panics of a policy are caught where it is asked; a session whose thread ended otherwise gets a new policy.
+            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
+        })
+    }
+
+    /// Values of an answer to one observation.
+    fn answer_row(&self) -> usize {
+        self.bent.as_ref().map_or(self.row, |(row, _)| *row)
+    }
+
+    /// The chunks for some observations, bent if they are to be.
+    fn chunks(&self, policy: &mut dyn Policy, rows: &Rows) -> Answer {
+        let Rows { places, observations, instructions } = rows;
+        let words: Vec<&str> = instructions.iter().map(String::as_str).collect();
+        let base = guarded(self.row, places.len(), || policy.act(observations, &words))?;
+        match &self.bent {
+            None => Ok(base),
+            Some((row, bend)) => guarded(*row, places.len(), || bend.bend(places, observations, instructions, &base)),
+        }
+    }
 }
 
-fn act(policy: &mut dyn Policy, observations: &[Observation], instructions: &[String], row: usize) -> Answer {
-    let instructions: Vec<&str> = instructions.iter().map(String::as_str).collect();
+impl Rows {
+    fn push(&mut self, session: u64, asked: Vec<Asked>) {
+        for (row, asked) in asked.into_iter().enumerate() {
+            self.places.push(Place { session, row });
+            self.observations.push(asked.observation);
+            self.instructions.push(asked.instruction);
+        }
+    }
+
+    fn part(&self, rows: std::ops::Range<usize>) -> Self {
+        Self {
+            places: self.places.get(rows.clone()).unwrap_or_default().to_vec(),
+            observations: self.observations.get(rows.clone()).unwrap_or_default().to_vec(),
+            instructions: self.instructions.get(rows).unwrap_or_default().to_vec(),
+        }
+    }
+}
+
+/// What `work` gives for `count` observations, `row` values each.
+fn guarded(row: usize, count: usize, work: impl FnOnce() -> Result<Vec<f32>, NnError>) -> Answer {
     // A backend that panics on one request must not take the server with it.
-    let chunks = catch_unwind(AssertUnwindSafe(|| policy.act(observations, &instructions)))
+    let chunks = catch_unwind(AssertUnwindSafe(work))
         .map_err(|_| ServeError::message("policy", "an answer", "a panic; the server's log has its message"))??;
-    let expected = observations.len() * row;
+    let expected = count * row;
     if chunks.len() != expected {
         return Err(ServeError::message("policy", format!("{expected} values"), chunks.len().to_string()));
     }

@@ -38,6 +38,9 @@ pub enum ServeError {
         /// What came.
         got: String,
     },
+    /// What was asked of a server that learns cannot be.
+    #[error("{0}")]
+    Learning(String),
     /// The policy failed.
     #[error(transparent)]
     Policy(#[from] NnError),

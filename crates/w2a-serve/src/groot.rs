@@ -81,7 +81,7 @@ fn handle(
         "reset" => {
             *named = "reset";
             check_options(data)?;
-            service.engine.reset(session)?;
+            service.reset(session)?;
             Ok(Value::map([]))
         }
         "get_modality_config" => {
@@ -96,7 +96,7 @@ fn handle(
                 .ok_or_else(|| ServeError::message("data of get_action", "a map with observation", data.describe()))?;
             let (naming, asked) = read_observation(observation, &service.layout)?;
             let rows = asked.len();
-            let chunks = service.engine.act(session, asked)?;
+            let chunks = service.act(session, asked)?;
             action(&service.layout, naming, rows, service.horizon, &chunks)
         }
         other => {

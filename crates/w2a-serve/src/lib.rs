@@ -5,6 +5,7 @@
 //! ([`codec`]), checked against a [`Layout`] by name, type and shape, and batched. [`RemotePolicy`] is the other side: an
 //! ordinary [`w2a_policy::Policy`].
 
+mod bend;
 mod client;
 pub mod codec;
 mod engine;
@@ -21,6 +22,7 @@ mod service;
 pub mod simulator;
 mod transport;
 
+pub use bend::{Bend, Ending, Place};
 pub use engine::{BoxedPolicy, MakePolicy, Served, Sessions};
 pub use error::ServeError;
 pub use layout::{CameraLayout, Layout, OPENPI_PROMPT, OPENPI_STATE, Part};

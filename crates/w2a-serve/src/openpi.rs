@@ -34,7 +34,7 @@ pub(crate) fn answer(service: &Service, session: u64, request: &[u8], out: &mut 
     let started = std::time::Instant::now();
     let request = decode(request, Dialect::Openpi)?;
     let asked = read_observation(&request, &service.layout)?;
-    let chunk = service.engine.act(session, vec![asked])?;
+    let chunk = service.act(session, vec![asked])?;
     let actions = NdArray::of_f32(vec![service.horizon, service.layout.action_width()], &chunk)?;
     let timing = |took: Duration| Value::map([("infer_ms", Value::Float(took.as_secs_f64() * 1e3))]);
     let reply = Value::map([("actions", Value::Array(actions)), ("server_timing", timing(started.elapsed()))]);

@@ -35,10 +35,12 @@ pub struct ServerConfig {
     pub max_message: u64,
     /// Clients at the same time.
     pub max_connections: usize,
+    /// How long a client may say nothing before its connection is closed; heartbeats of either transport count.
+    pub idle: Duration,
 }
 
 impl ServerConfig {
-    /// On this machine only, without a token, messages up to 256 MiB, 256 clients.
+    /// On this machine only, without a token, messages up to 256 MiB, 256 clients, closed after half an hour of silence.
     pub fn new(protocol: Protocol) -> Self {
         Self {
             protocol,
@@ -47,6 +49,7 @@ impl ServerConfig {
             token: None,
             max_message: 256 << 20,
             max_connections: 256,
+            idle: Duration::from_secs(30 * 60),
         }
     }
 }
@@ -71,7 +74,7 @@ impl Server {
         let listener = TcpListener::bind((config.host.as_str(), config.port)).map_err(listen)?;
         listener.set_nonblocking(true).map_err(listen)?;
         let local = listener.local_addr().map_err(listen)?;
-        let service = Arc::new(Service::new(served, config.protocol, config.token.clone(), config.max_message, stop));
+        let service = Arc::new(Service::new(served, config, stop));
         let (most, shared) = (config.max_connections, Arc::clone(&service));
         let listening = std::thread::spawn(move || accept(&listener, &shared, most));
         Ok(Self { address: local, service, listening: Some(listening) })
@@ -84,7 +87,7 @@ impl Server {
 
     /// What it has counted, in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        self.service.metrics.page()
+        self.service.page()
     }
 
     /// Waits until the server has stopped; the result is what it has counted, as [`Self::metrics`].
@@ -128,9 +131,9 @@ fn accept(listener: &TcpListener, service: &Arc<Service>, most: usize) {
                 let (service, streams) = (Arc::clone(service), Arc::clone(&streams));
                 threads.push(std::thread::spawn(move || {
                     service.metrics.opened();
-                    let ended = converse(&service, session, stream);
-                    service.engine.close(session);
-                    service.metrics.closed(ended.is_err());
+                    let broken = converse(&service, session, stream).is_err();
+                    service.close(session, broken);
+                    service.metrics.closed(broken);
                     lock(&streams).remove(&session);
                 }));
             }
@@ -138,6 +141,7 @@ fn accept(listener: &TcpListener, service: &Arc<Service>, most: usize) {
             Err(_) => sleep(LOOK),
         }
     }
+    service.wake();
     // Nothing new is read, so that threads end after the answer they are at.
     lock(&streams).values().for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
     let begun = Instant::now();
@@ -155,7 +159,7 @@ fn lock(streams: &Streams) -> std::sync::MutexGuard<'_, BTreeMap<u64, TcpStream>
 /// Talks to one client until it leaves.
 fn converse(service: &Service, session: u64, stream: TcpStream) -> Result<(), ServeError> {
     let first = first_byte(&stream).map_err(|source| ServeError::io("greeting a client", source))?;
-    let wire = Wire::server(stream).map_err(|source| ServeError::io("greeting a client", source))?;
+    let wire = Wire::server(stream, service.idle).map_err(|source| ServeError::io("greeting a client", source))?;
     match (first, service.protocol) {
         (None, _) => Ok(()),
         // What ZeroMQ begins with; no text does. Everything else is taken for HTTP, so that both kinds of server have
@@ -200,19 +204,36 @@ fn web(service: &Service, session: u64, mut wire: Wire) -> Result<(), ServeError
     let [method, path, _] = &head.first;
     match (method.as_str(), path.as_str()) {
         ("GET", "/healthz") => http::answer(&mut wire, "200 OK", "OK\n").map_err(io),
-        ("GET", "/metrics") => http::answer(&mut wire, "200 OK", &service.metrics.page()).map_err(io),
+        ("GET", "/metrics") => http::answer(&mut wire, "200 OK", &service.page()).map_err(io),
+        ("GET", "/learning") => {
+            let status = service.status();
+            let page = status.map_or(("404 Not Found", "this server does not learn\n".into()), |text| ("200 OK", text));
+            http::answer(&mut wire, page.0, &page.1).map_err(io)
+        }
+        ("POST", path) if path.starts_with("/learning/rollback/") => {
+            let to = path.trim_start_matches("/learning/rollback/");
+            let (status, words) = match service.roll_back(to, api_key(&head)) {
+                Ok(words) => ("200 OK", words),
+                Err(error @ ServeError::Refused(_)) => ("401 Unauthorized", error.to_string()),
+                Err(error) => ("400 Bad Request", error.to_string()),
+            };
+            http::answer(&mut wire, status, &format!("{words}\n")).map_err(io)
+        }
         _ if service.protocol != Protocol::Openpi || !head.lists("upgrade", "websocket") => {
             let text = "this is a policy server; over HTTP it has /healthz and /metrics\n";
             http::answer(&mut wire, "404 Not Found", text).map_err(io)
         }
         _ => {
-            let token = head.field("authorization").and_then(|value| value.strip_prefix("Api-Key "));
-            if !service.admits(token) {
+            if !service.admits(api_key(&head)) {
                 return http::answer(&mut wire, "401 Unauthorized", "the API key is missing or wrong\n").map_err(io);
             }
             websocket(service, session, WebSocket::accept(wire, &head, service.max_message)?)
         }
     }
+}
+
+fn api_key(head: &http::Head) -> Option<&str> {
+    head.field("authorization").and_then(|value| value.strip_prefix("Api-Key "))
 }
 
 fn websocket(service: &Service, session: u64, mut socket: WebSocket) -> Result<(), ServeError> {

@@ -73,7 +73,7 @@ fn observation(value: f32) -> Observation {
 fn start(protocol: Protocol, sessions: Sessions, horizon: usize, change: impl FnOnce(&mut ServerConfig)) -> Server {
     let mut config = ServerConfig { port: 0, ..ServerConfig::new(protocol) };
     change(&mut config);
-    let served = Served { layout: Layout::tabletop(), horizon, sessions };
+    let served = Served { layout: Layout::tabletop(), horizon, sessions, bend: None };
     Server::start(served, &config, Arc::new(AtomicBool::new(false))).unwrap()
 }
 
@@ -296,7 +296,12 @@ fn an_episode_survives_a_server_that_is_started_anew_and_its_absence_has_one_mes
 fn stopping_answers_what_is_under_way_and_refuses_what_comes() {
     let stop = Arc::new(AtomicBool::new(false));
     let config = ServerConfig { port: 0, ..ServerConfig::new(Protocol::Openpi) };
-    let served = Served { layout: Layout::tabletop(), horizon: HORIZON, sessions: Sessions::Shared(Box::new(Telling)) };
+    let served = Served {
+        layout: Layout::tabletop(),
+        horizon: HORIZON,
+        sessions: Sessions::Shared(Box::new(Telling)),
+        bend: None,
+    };
     let server = Server::start(served, &config, Arc::clone(&stop)).unwrap();
     let address = server.address();
     let mut remote = connect(Protocol::Openpi, address, None).unwrap();
@@ -310,7 +315,12 @@ fn stopping_answers_what_is_under_way_and_refuses_what_comes() {
 fn a_port_in_use_and_another_layout_are_said() {
     let server = telling(Protocol::Groot);
     let config = ServerConfig { port: server.address().port(), ..ServerConfig::new(Protocol::Groot) };
-    let served = Served { layout: Layout::tabletop(), horizon: HORIZON, sessions: Sessions::Shared(Box::new(Telling)) };
+    let served = Served {
+        layout: Layout::tabletop(),
+        horizon: HORIZON,
+        sessions: Sessions::Shared(Box::new(Telling)),
+        bend: None,
+    };
     let error = Server::start(served, &config, Arc::default()).err().unwrap();
     assert!(error.to_string().contains("choose another --port") && error.is_users_mistake(), "{error}");
     let url = format!("groot://{}", server.address()).parse().unwrap();

@@ -96,7 +96,8 @@ impl Policy for Looking {
 
 fn server(policy: w2a_serve::BoxedPolicy) -> (Server, w2a_serve::Url) {
     let config = ServerConfig { port: 0, ..ServerConfig::new(Protocol::Groot) };
-    let served = Served { layout: Layout::libero(), horizon: policy.horizon(), sessions: Sessions::Shared(policy) };
+    let served =
+        Served { layout: Layout::libero(), horizon: policy.horizon(), sessions: Sessions::Shared(policy), bend: None };
     let server = Server::start(served, &config, Arc::default()).unwrap();
     let url = format!("groot://{}", server.address()).parse().unwrap();
     (server, url)

@@ -39,11 +39,9 @@ fn run() -> Result<(), Failure> {
             if report.holds() { Ok(()) } else { Err(Failure::Parity { counts: report.counts() }) }
         }
         Action::Serve(request) => {
-            let counted = w2a_pipeline::serve(&request, |ready| {
-                // A terminal that is gone is no reason not to serve.
-                let _ = writeln!(std::io::stderr(), "{ready}; stop with Ctrl-C");
-            })?;
-            print(&counted)
+            // A terminal that is gone is no reason not to serve.
+            let tell = |words: &str| drop(writeln!(std::io::stderr(), "{words}"));
+            print(&w2a_pipeline::serve(&request, std::sync::Arc::new(tell))?)
         }
         Action::Libero(request) => print(&w2a_pipeline::libero(&request)?),
         Action::World(action) => print(&world::execute(&action)?),

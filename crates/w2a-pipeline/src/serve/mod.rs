@@ -1,6 +1,6 @@
 //! `serve`: a policy, bent by what stage 2 trained or not, on the wire.
 
-mod bent;
+pub(crate) mod bent;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -12,26 +12,30 @@ use w2a_nn::NnError;
 use w2a_policy::groot::{Groot, GrootOptions};
 use w2a_policy::{Policy, RandomPolicy, ZeroPolicy};
 use w2a_serve::{
-    BoxedPolicy, Layout, Patience, Protocol, RemotePolicy, Served, Server, ServerConfig, Sessions, stop_on_signals,
+    Bend, BoxedPolicy, Layout, Patience, Protocol, RemotePolicy, Served, Server, ServerConfig, Sessions,
+    stop_on_signals,
 };
 
 pub use source::PolicySource;
 
 use crate::PipelineError;
 use crate::context::Context;
+use crate::learn::{LearnRequest, Tell};
 use crate::policy::{base, token};
-use bent::Bend;
+use bent::{Bent, check_horizon};
 
 /// Actions per chunk of the policies that know no better: as many as GR00T's for LIBERO.
 const HORIZON: usize = 16;
 
 /// What to serve, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ServeRequest {
     /// The policy.
     pub policy: PolicySource,
     /// The folder of a trained residual inside of its run, such as `runs/demo/posttrain/w2a/seed0`.
     pub residual: Option<PathBuf>,
+    /// What is learnt from those who are served, if anything. [`Self::residual`] is then where it starts.
+    pub learn: Option<LearnRequest>,
     /// Names and sizes of observations and actions; `None` for those of the checkpoint with [`PolicySource::Groot`], and
     /// of the embedded benchmark with any other policy.
     pub layout: Option<Layout>,
@@ -47,7 +51,7 @@ pub struct ServeRequest {
     pub token_env: String,
     /// Environment variable with the token of the server behind [`PolicySource::Remote`]; empty for none.
     pub remote_token_env: String,
-    /// Seed of [`PolicySource::Random`], and of the noise of [`PolicySource::Groot`].
+    /// Seed of [`PolicySource::Random`], of the noise of [`PolicySource::Groot`], and of what is learnt.
     pub seed: u64,
 }
 
@@ -62,17 +66,17 @@ pub struct CheckpointOptions {
     pub adapter: Option<PathBuf>,
 }
 
-/// Serves until SIGINT or SIGTERM, or until a client with the token says so. `ready` is told, once, where; the result is
-/// what was counted, in Prometheus' text format.
+/// Serves until SIGINT or SIGTERM, or until a client with the token says so. `tell` is told where, once, and what is
+/// learnt; the result is what was counted, in Prometheus' text format.
 ///
 /// # Errors
 /// A policy that cannot be loaded or does not fit the layout, and an address that cannot be listened on.
-pub fn serve(request: &ServeRequest, ready: impl FnOnce(&str)) -> Result<String, PipelineError> {
-    let server = start_serving(request, stop_on_signals()?)?;
+pub fn serve(request: &ServeRequest, tell: Tell) -> Result<String, PipelineError> {
+    let server = start_serving(request, stop_on_signals()?, Arc::clone(&tell))?;
     let open = !server.address().ip().is_loopback() && request.token_env.is_empty();
     let warning = if open { "; everyone who can reach it can use it, unless --token-env names a token" } else { "" };
     let address = server.address();
-    ready(&format!("serving {} at {}://{address}{warning}", request.policy, request.protocol.name()));
+    tell(&format!("serving {} at {}://{address}{warning}; stop with Ctrl-C", request.policy, request.protocol.name()));
     Ok(server.wait())
 }
 
@@ -80,28 +84,34 @@ pub fn serve(request: &ServeRequest, ready: impl FnOnce(&str)) -> Result<String,
 ///
 /// # Errors
 /// As [`serve`].
-pub fn start_serving(request: &ServeRequest, stop: Arc<AtomicBool>) -> Result<Server, PipelineError> {
+pub fn start_serving(request: &ServeRequest, stop: Arc<AtomicBool>, tell: Tell) -> Result<Server, PipelineError> {
     let mut config = ServerConfig::new(request.protocol);
     (config.host, config.port) = (request.host.clone(), request.port);
     config.token = token(&request.token_env, "--token-env")?;
-    Ok(Server::start(served(request)?, &config, stop)?)
+    Ok(Server::start(served(request, tell)?, &config, stop)?)
 }
 
 /// The policy with its sizes, bent if a residual is given.
-fn served(request: &ServeRequest) -> Result<Served, PipelineError> {
-    let bend = request.residual.as_deref().map(Bend::load).transpose()?;
+fn served(request: &ServeRequest, tell: Tell) -> Result<Served, PipelineError> {
+    let bend: Option<Arc<dyn Bend>> = match (&request.learn, request.residual.as_deref()) {
+        (Some(learn), residual) => Some(learn_start(request, learn, residual, tell)?),
+        (None, Some(folder)) => Some(Arc::new(Bent::load(folder)?)),
+        (None, None) => None,
+    };
     let plain = plain(request)?;
     let Some(bend) = bend else { return Ok(plain) };
-    only_tabletop(&plain.layout, "--residual")?;
-    let horizon = bend.chunk_len(plain.horizon)?;
-    let sessions = match plain.sessions {
-        Sessions::Shared(policy) => Sessions::Shared(Box::new(bend.around(policy))),
-        Sessions::Own(mut make) => Sessions::Own(Box::new(move |session| {
-            let bent = bend.clone().around(make(session)?);
-            Ok(Box::new(bent))
-        })),
-    };
-    Ok(Served { layout: plain.layout, horizon, sessions })
+    only_tabletop(&plain.layout, "--residual and --learn")?;
+    check_horizon(plain.horizon, bend.horizon())?;
+    Ok(Served { bend: Some(bend), ..plain })
+}
+
+fn learn_start(
+    request: &ServeRequest,
+    learn: &LearnRequest,
+    residual: Option<&Path>,
+    tell: Tell,
+) -> Result<Arc<dyn Bend>, PipelineError> {
+    Ok(Arc::new(crate::learn::start(learn, residual, &request.policy.to_string(), request.seed, tell)?))
 }
 
 /// The policy as it is.
@@ -116,26 +126,26 @@ fn plain(request: &ServeRequest) -> Result<Served, PipelineError> {
     Ok(match &request.policy {
         PolicySource::Zero => {
             let policy = ZeroPolicy { action_dim, horizon: HORIZON };
-            Served { layout, horizon: HORIZON, sessions: Sessions::Shared(Box::new(policy)) }
+            Served { layout, horizon: HORIZON, sessions: Sessions::Shared(Box::new(policy)), bend: None }
         }
         PolicySource::Random => {
             let make = move |session: u64| -> Result<BoxedPolicy, NnError> {
                 let rng = w2a_data::stream(seed, &format!("serve/random/{session}"));
                 Ok(Box::new(RandomPolicy { action_dim, horizon: HORIZON, rng }))
             };
-            Served { layout, horizon: HORIZON, sessions: Sessions::Own(Box::new(make)) }
+            Served { layout, horizon: HORIZON, sessions: Sessions::Own(Box::new(make)), bend: None }
         }
         PolicySource::Mini(run) => {
             only_tabletop(&layout, "--policy mini")?;
             let policy = mini(run)?;
-            Served { layout, horizon: policy.horizon(), sessions: Sessions::Shared(policy) }
+            Served { layout, horizon: policy.horizon(), sessions: Sessions::Shared(policy), bend: None }
         }
         PolicySource::Groot(dir) => {
             let groot = groot(request, dir)?;
             let (layout, horizon) = (Layout::of_groot(&groot)?, groot.horizon());
             // Its noise is counted from a session's reset; the weights are shared.
             let make = move |_| -> Result<BoxedPolicy, NnError> { Ok(Box::new(groot.clone())) };
-            Served { layout, horizon, sessions: Sessions::Own(Box::new(make)) }
+            Served { layout, horizon, sessions: Sessions::Own(Box::new(make)), bend: None }
         }
         PolicySource::Remote(url) => {
             let (url, names) = (url.clone(), layout.clone());
@@ -151,7 +161,7 @@ fn plain(request: &ServeRequest) -> Result<Served, PipelineError> {
                 })?;
                 Ok(Box::new(remote))
             };
-            Served { layout, horizon: first.horizon(), sessions: Sessions::Own(Box::new(make)) }
+            Served { layout, horizon: first.horizon(), sessions: Sessions::Own(Box::new(make)), bend: None }
         }
     })
 }

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use w2a_align::{ActionVae, AdapterConfig, MlpAdapters, Pooling, VaeBatch, VaeConfig, vae_loss};
 use w2a_nn::{Activation, AdamW, AdamWConfig, Init, NnError, named_gradients, normal, perceptron, tensor};
-use w2a_posttrain::{FastDecision, ResidualBatch, ResidualConfig, ResidualNet};
+use w2a_posttrain::{Decoding, FastDecision, ResidualBatch, ResidualConfig, ResidualNet};
 
 /// As the program has it.
 #[global_allocator]
@@ -125,7 +125,7 @@ fn inference(size: usize) -> Step {
     let image = host(batch.image);
     let (chunk, proprio) = (host(chunk.reshape([1, 1, 1, 28])), host(batch.proprio.reshape([1, 1, 1, 53])));
     Box::new(move || {
-        std::hint::black_box(fast.decide(&chunk, &image, &proprio, 1.0)?);
+        std::hint::black_box(fast.decide(&chunk, &image, &proprio, 1.0, Decoding::Plain)?);
         Ok(())
     })
 }

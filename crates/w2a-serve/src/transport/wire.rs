@@ -13,23 +13,23 @@ const READ_BUFFER: usize = 1 << 16;
 /// A connection.
 pub(crate) struct Wire {
     reader: BufReader<TcpStream>,
-    /// How long to wait for a message to begin; `None` for ever.
-    idle: Option<Duration>,
+    /// How long to wait for a message to begin.
+    idle: Duration,
     stall: Duration,
 }
 
 impl Wire {
-    /// A server's side, which waits as long as its client likes between messages.
-    pub fn server(stream: TcpStream) -> io::Result<Self> {
-        Self::new(stream, None, STALL)
+    /// A server's side, which waits for the next message no longer than `idle`.
+    pub fn server(stream: TcpStream, idle: Duration) -> io::Result<Self> {
+        Self::new(stream, idle, STALL)
     }
 
     /// A client's side, which waits for an answer no longer than `timeout`.
     pub fn client(stream: TcpStream, timeout: Duration) -> io::Result<Self> {
-        Self::new(stream, Some(timeout), timeout)
+        Self::new(stream, timeout, timeout)
     }
 
-    fn new(stream: TcpStream, idle: Option<Duration>, stall: Duration) -> io::Result<Self> {
+    fn new(stream: TcpStream, idle: Duration, stall: Duration) -> io::Result<Self> {
         // Each message is written whole; waiting for more would only cost 40 ms.
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(stall))?;
@@ -42,7 +42,7 @@ impl Wire {
         if !self.reader.buffer().is_empty() {
             return Ok(true);
         }
-        self.reader.get_ref().set_read_timeout(self.idle)?;
+        self.reader.get_ref().set_read_timeout(Some(self.idle))?;
         let more = loop {
             match self.reader.fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
-use w2a_nn::{Array, Dtype, NnError, StateDict, WeightsFile};
+use w2a_nn::{Array, Dtype, NnError, StateDict, WeightsFile, linear};
 
 /// Names of shards by tensors, as `transformers` and `diffusers` write them.
 #[derive(serde::Deserialize)]
@@ -305,10 +305,10 @@ impl Projection {
         let weight = self.weight.clone().cast(DType::F32);
         let x = x.reshape([-1, input as isize]);
         let y = match &self.change {
-            None => x.matmul(weight.transpose()),
+            None => linear(x, weight, None),
             Some(LowRank { a, b, scale }) => {
                 let change = x.clone().matmul(a.clone().transpose()).matmul(b.clone().transpose()) * *scale;
-                x.matmul(weight.transpose()) + change
+                linear(x, weight, None) + change
             }
         };
         y.reshape(shape)

@@ -3,11 +3,10 @@
 //! The encoder of T5-11B has 4.8 billion weights and is needed for seconds. So it is never held in memory: one block is read,
 //! all prompts pass through it, and it is dropped before the next one is read.
 
-use burn::tensor::activation::{gelu_approximate, relu};
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use w2a_nn::NnError;
+use w2a_nn::{Activation, NnError, activate};
 
 use super::source::{Projection, Tensors};
 
@@ -191,8 +190,8 @@ impl Block {
 
         let input = self.norms[1].forward(x.clone());
         let hidden = match &self.hidden[..] {
-            [gate, linear] => gelu_approximate(gate.forward(input.clone())) * linear.forward(input),
-            [one] => relu(one.forward(input)),
+            [gate, linear] => activate(gate.forward(input.clone()), Activation::GeluTanh) * linear.forward(input),
+            [one] => activate(one.forward(input), Activation::Relu),
             _ => return x,
         };
         x + self.output.forward(hidden)

@@ -4,13 +4,16 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use w2a_pipeline::{CheckpointOptions, Layout, PolicySource, Protocol, ServeRequest};
+use w2a_pipeline::{CheckpointOptions, Layout, LearnRequest, PolicySource, Protocol, ServeRequest};
 
 pub const SERVE_HELP: &str = "\
 Clients speak as those of Isaac-GR00T (ZeroMQ, port 5555) or of openpi (WebSocket, port 8000) do. Both ports also have
 the pages /healthz and /metrics over HTTP. What clients have to send is in docs/formats.md.
 
 Only this machine can connect unless --host says otherwise; then set a token. GR00T's `kill` works with a token only.
+--learn post-trains while serving: episodes end with a client's reset or its connection, updates are tried on served
+episodes before they are used, and /learning says how it stands. See docs/serving.md.
+
 SIGINT and SIGTERM end the server after the answers under way, and what it has counted is printed.
 
 Examples:
@@ -19,6 +22,7 @@ Examples:
   world2act serve --policy groot:checkpoints/groot_libero --embodiment libero_panda --protocol groot
   world2act serve --policy mini:runs/demo --residual runs/demo/posttrain/w2a/seed0 --protocol groot
   world2act serve --policy remote:groot://gpu.local:5555 --residual runs/demo/posttrain/w2a/seed0 --protocol groot --port 5556
+  world2act serve --policy mini:runs/demo --learn runs/demo --protocol groot
   world2act serve --policy random --protocol groot --host 0.0.0.0 --token-env W2A_TOKEN";
 
 #[derive(Clone, Debug, Args)]
@@ -27,9 +31,11 @@ pub(super) struct ServeArgs {
     /// remote:groot://host:port or remote:openpi://host:port
     #[arg(long, value_name = "POLICY")]
     policy: PolicySource,
-    /// Bend its chunks by what stage 2 trained: the folder RUN/posttrain/METHOD/seedN
+    /// Bend its chunks by what stage 2 trained: the folder RUN/posttrain/METHOD/seedN, or an update of --learn
     #[arg(long, value_name = "DIR")]
     residual: Option<PathBuf>,
+    #[command(flatten)]
+    learn: LearnArgs,
     /// Names and sizes of observations and actions [default: tabletop; a checkpoint says its own]
     #[arg(long, value_name = "ENV", value_parser = layouts())]
     env: Option<Layout>,
@@ -57,9 +63,51 @@ pub(super) struct ServeArgs {
     /// Environment variable with the token of the server behind --policy remote
     #[arg(long, value_name = "NAME")]
     remote_token_env: Option<String>,
-    /// Seed of --policy random, and of the noise of --policy groot
+    /// Seed of --policy random, of the noise of --policy groot, and of --learn
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+}
+
+/// What `--learn` has to know.
+#[derive(Clone, Debug, Args)]
+struct LearnArgs {
+    /// Post-train the residual on the episodes that are served, with this run's adapters and world model; --residual is
+    /// then where it starts
+    #[arg(long, value_name = "RUN")]
+    learn: Option<PathBuf>,
+    /// Where episodes and updates are kept, and gone on with [default: RUN/learn]
+    #[arg(long, value_name = "DIR", requires = "learn")]
+    learn_out: Option<PathBuf>,
+    /// New episodes between two updates
+    #[arg(long, value_name = "N", requires = "learn", default_value_t = 32)]
+    learn_batch: usize,
+    /// Episodes that an update has to be judged by, and as many without it
+    #[arg(long, value_name = "N", requires = "learn", default_value_t = 8)]
+    learn_trial: usize,
+    /// Most episodes that are kept, the newest
+    #[arg(long, value_name = "N", requires = "learn", default_value_t = 256)]
+    learn_keep: usize,
+    /// Scale of the step [default: that of --residual, or the run's posttrain.stage2.rollout_gain]
+    #[arg(long, value_name = "G", requires = "learn")]
+    learn_gain: Option<f32>,
+    /// Go back to the weights of this update before anyone is served
+    #[arg(long, value_name = "N", requires = "learn")]
+    rollback: Option<u64>,
+}
+
+impl LearnArgs {
+    fn request(self) -> Option<LearnRequest> {
+        let Self { learn, learn_out, learn_batch, learn_trial, learn_keep, learn_gain, rollback } = self;
+        Some(LearnRequest {
+            run: learn?,
+            out: learn_out,
+            batch: learn_batch,
+            trial: learn_trial,
+            keep: learn_keep,
+            gain: learn_gain,
+            rollback,
+        })
+    }
 }
 
 fn layouts() -> impl TypedValueParser<Value = Layout> {
@@ -78,6 +126,7 @@ impl ServeArgs {
         ServeRequest {
             policy: self.policy,
             residual: self.residual,
+            learn: self.learn.request(),
             layout: self.env,
             checkpoint: CheckpointOptions {
                 embodiment: self.embodiment,

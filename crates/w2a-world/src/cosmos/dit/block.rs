@@ -1,10 +1,9 @@
 //! A transformer block of the DiT, in the two parts between which its tokens attend to each other.
 
-use burn::tensor::activation::silu;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::NnError;
+use w2a_nn::{Activation, NnError, activate};
 
 use super::{DitConfig, Tap, block_name};
 use crate::cosmos::rope::Rope;
@@ -113,7 +112,7 @@ impl Modulation {
     /// `N` parts `[batch, times, 1, width]`, added to what all blocks share.
     pub fn forward<const N: usize>(&self, time: &Time) -> [Tensor<4>; N] {
         let [batch, times, width] = time.embedded.dims();
-        let all = self.up.forward(self.down.forward(silu(time.embedded.clone())));
+        let all = self.up.forward(self.down.forward(activate(time.embedded.clone(), Activation::Silu)));
         let all = all + time.shared.clone().narrow(2, 0, N * width);
         std::array::from_fn(|part| all.clone().narrow(2, part * width, width).reshape([batch, times, 1, width]))
     }
@@ -214,7 +213,7 @@ impl Block {
 
         let (modulation, up, down) = &self.perceptron;
         let [shift, scale, gate] = modulation.forward(time);
-        let hidden = burn::tensor::activation::gelu(up.forward(modulate(x.clone(), shift, scale)));
+        let hidden = activate(up.forward(modulate(x.clone(), shift, scale)), Activation::Gelu);
         let x = x + gate * down.forward(hidden);
         tap(name, x.clone().flatten(0, -1));
         x

@@ -8,9 +8,8 @@ mod backward;
 mod block;
 mod parts;
 
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::NnError;
+use w2a_nn::{Activation, NnError, activate};
 
 pub(crate) use backward::MOST_SCORES;
 pub use backward::{Activations, Differentiated};
@@ -229,7 +228,10 @@ impl Dit {
 
         let (first, second, norm) = &self.time;
         let raw = sinusoid(times, width);
-        let time = Time { embedded: norm.forward(raw.clone()), shared: second.forward(silu(first.forward(raw))) };
+        let time = Time {
+            embedded: norm.forward(raw.clone()),
+            shared: second.forward(activate(first.forward(raw), Activation::Silu)),
+        };
         tap("t_emb", time.embedded.clone().flatten(0, -1));
         tap("adaln_lora", time.shared.clone().flatten(0, -1));
         (x, time)

@@ -1,11 +1,10 @@
 //! Layers of the causal video autoencoder, which see a video piece by piece: what a convolution needs of earlier frames is
 //! kept in a [`Past`].
 
-use burn::tensor::activation::silu;
 use burn::tensor::module::{attention, conv2d, conv3d};
 use burn::tensor::ops::{AttentionModuleOptions, ConvOptions};
 use burn::tensor::{Device, Tensor};
-use w2a_nn::NnError;
+use w2a_nn::{Activation, NnError, activate};
 
 use crate::cosmos::source::Tensors;
 
@@ -127,7 +126,7 @@ impl Residual {
             None => x.clone(),
         };
         let layers = self.norms.iter().zip(&self.convs);
-        layers.fold(x, |x, (norm, conv)| conv.forward(silu(norm.forward(x)), past)) + short
+        layers.fold(x, |x, (norm, conv)| conv.forward(activate(norm.forward(x), Activation::Silu), past)) + short
     }
 }
 
@@ -160,9 +159,8 @@ impl FrameAttention {
         let places = rows * columns;
         let linear = |x: Tensor<3>, (weight, bias): &(Tensor<2>, Tensor<1>)| {
             let [output, input] = weight.dims();
-            let flat =
-                x.reshape([frames * places, input]).matmul(weight.clone().transpose()) + bias.clone().unsqueeze();
-            flat.reshape([frames, places, output])
+            let flat = x.reshape([frames * places, input]);
+            w2a_nn::linear(flat, weight.clone(), Some(bias.clone())).reshape([frames, places, output])
         };
         // [frames, places, channels]; there is one video.
         let tokens = self.norm.forward(x.clone()).reshape([channels, frames, places]).permute([1, 2, 0]);

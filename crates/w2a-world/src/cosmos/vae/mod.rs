@@ -8,9 +8,8 @@
 mod layers;
 mod tiles;
 
-use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::NnError;
+use w2a_nn::{Activation, NnError, activate};
 
 use super::dit::Tap;
 use super::source::Tensors;
@@ -146,7 +145,7 @@ impl Side {
             tap(name, x.clone().flatten(0, -1));
         }
         let (norm, conv) = &self.head;
-        let x = conv.forward(silu(norm.forward(x)), past);
+        let x = conv.forward(activate(norm.forward(x), Activation::Silu), past);
         tap(&format!("{}.head", self.name), x.clone().flatten(0, -1));
         x
     }
