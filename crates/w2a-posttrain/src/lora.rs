@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use w2a_align::{Diagnostics, FrozenAdapters};
 use w2a_data::{Normaliser, Observation};
 use w2a_nn::{Init, NnError, StepReport, Training, tensor};
@@ -131,7 +131,10 @@ impl Lora {
                 });
             }
             let change = b.val().matmul(a.val()) * (gain * self.config().scale());
-            layer.weight = Param::initialized(layer.weight.id, layer.weight.val() + change);
+            let weight = layer.weight.val();
+            // What is frozen may be stored in bf16.
+            let weight = if weight.dtype() == DType::BF16 { weight.cast(DType::F32) } else { weight };
+            layer.weight = Param::initialized(layer.weight.id, weight + change);
         }
         match left.into_keys().next() {
             Some(name) => Err(NnError::Input {

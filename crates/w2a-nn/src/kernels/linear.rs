@@ -2,13 +2,15 @@
 
 use std::ops::Range;
 
-use burn::tensor::Tensor;
+use burn::backend::Flex;
+use burn::tensor::{DType, Element, Tensor, bf16};
 use burn_flex::FlexTensor;
 use pulp::Arch;
+use pulp::bytemuck::Pod;
 use rayon::prelude::*;
 
 use super::op::{Operand, flex};
-use super::product::{Matrix, Panels, Row, Segment, columns_at_once, gather_product, padded};
+use super::product::{Matrix, Panels, Row, Segment, Stored, columns_at_once, gather_product, padded};
 use super::recycle::Buffer;
 
 /// Rows below which packing the weights costs more than it saves.
@@ -20,11 +22,13 @@ const BLOCK: usize = 1 << 17;
 /// `x W^T + b` for `x` `[rows, in]`, `W` `[out, in]` and `b` `[out]`.
 ///
 /// On the `flex` backend, without gradients and with more than a few rows, it is a product of our own; the weights may lie
-/// in memory output by output or, which is faster, input by input.
+/// in memory output by output or, which is faster, input by input. Weights in bf16 are used as the f32 values that they
+/// are.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     if let Some(out) = fast(&x, &weight, bias.as_ref()) {
         return out;
     }
+    let weight = if weight.dtype() == DType::BF16 { weight.cast(DType::F32) } else { weight };
     let out = x.matmul(weight.transpose());
     match bias {
         Some(bias) => out + bias.unsqueeze(),
@@ -40,22 +44,40 @@ fn fast(x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<T
     if !fits || rows < FEWEST || input == 0 || output == 0 || u32::try_from(longest).is_err() {
         return None;
     }
-    let (x, weight) = (frozen(x)?, frozen(weight)?);
+    let (x, weight) = (frozen(x)?, stored(weight)?);
     let bias = match bias {
         Some(bias) => Some(frozen(bias)?),
         None => None,
     };
     let (x, turned) = (x.to_contiguous(), weight.transpose(0, 1));
-    let weight = match turned.as_slice() {
-        Some(data) => Matrix { data, stride: output, by_column: false },
-        None => Matrix { data: weight.as_slice()?, stride: input, by_column: true },
-    };
     let bias = match &bias {
         Some(bias) => Some(bias.as_slice()?),
         None => None,
     };
-    let out = product(x.as_slice()?, rows, input, &weight, bias, output);
-    Some(Tensor::from_primitive::<burn::backend::Flex>(flex(out, &[rows, output])))
+    let sizes = [rows, input, output];
+    let out = match weight.dtype() {
+        DType::F32 => product(x.as_slice()?, &matrix::<f32>(&weight, &turned)?, bias, sizes),
+        DType::BF16 => product(x.as_slice()?, &matrix::<bf16>(&weight, &turned)?, bias, sizes),
+        _ => return None,
+    };
+    Some(Tensor::from_primitive::<Flex>(flex(out, &[rows, output])))
+}
+
+/// Weights `[out, in]`, in whichever order they lie in memory.
+fn matrix<'a, T: Element + Pod>(weight: &'a FlexTensor, turned: &'a FlexTensor) -> Option<Matrix<'a, T>> {
+    let stride = |tensor: &FlexTensor| tensor.layout().shape()[1];
+    match turned.as_slice() {
+        Some(data) => Some(Matrix { data, stride: stride(turned), by_column: false }),
+        None => Some(Matrix { data: weight.as_slice()?, stride: stride(weight), by_column: true }),
+    }
+}
+
+/// Weights without gradients, of whatever type.
+fn stored(weight: &Tensor<2>) -> Option<FlexTensor> {
+    match weight.dtype() {
+        DType::BF16 => weight.clone().try_into_primitive::<Flex>().ok(),
+        _ => frozen(weight),
+    }
 }
 
 /// A tensor without gradients.
@@ -67,7 +89,12 @@ fn frozen<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
 }
 
 /// The product as plain values. Every value of the result is complete on its own: any number of threads gives the same bits.
-fn product(x: &[f32], rows: usize, input: usize, weight: &Matrix, bias: Option<&[f32]>, output: usize) -> Vec<f32> {
+fn product<T: Stored>(
+    x: &[f32],
+    weight: &Matrix<T>,
+    bias: Option<&[f32]>,
+    [rows, input, output]: [usize; 3],
+) -> Vec<f32> {
     let arch = Arch::new();
     let segments = [Segment { start: 0, len: input, right: 0 }];
     let step = columns_at_once(arch, input);
@@ -104,7 +131,7 @@ fn product(x: &[f32], rows: usize, input: usize, weight: &Matrix, bias: Option<&
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Tensor};
+    use burn::tensor::{DType, Device, Tensor};
 
     use super::linear;
     use crate::{normal, tensor, values};
@@ -144,6 +171,20 @@ mod tests {
                 assert!((plain[0] + values(bias.clone()).unwrap()[0] - got[0]).abs() < 2e-6 * largest);
             }
         }
+    }
+
+    #[test]
+    fn weights_in_bf16_are_the_values_that_they_are() {
+        let (x, weight) = (random("x", [20, 70]), random("w", [50, 70]).cast(DType::BF16));
+        let wide = weight.clone().cast(DType::F32);
+        let turned = weight.clone().transpose().cast(DType::BF16);
+        let turned = Tensor::<2>::from_data(turned.into_data(), (&Device::flex(), DType::BF16)).transpose();
+        let run = |weight| values(super::fast(&x, weight, None).expect("it is on the CPU")).unwrap();
+        assert_eq!(run(&weight), run(&wide));
+        assert_eq!(run(&turned), run(&wide));
+        // Few rows go through burn, which would not mix the two types.
+        let few = linear(x.clone().narrow(0, 0, 2), weight, None);
+        assert_eq!(few.dtype(), DType::F32);
     }
 
     #[test]

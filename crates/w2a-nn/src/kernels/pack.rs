@@ -4,7 +4,7 @@ use pulp::Arch;
 
 use super::geometry::backward_rank;
 use super::norm::AffineGradient;
-use super::product::{Panels, padded};
+use super::product::{Panels, Stored, padded};
 use super::stack::{Gradients, Shape};
 
 /// Rows `(ky, kx, input channel)`, columns output channels.
@@ -39,8 +39,8 @@ pub(super) fn backward(arch: Arch, shape: &Shape, weight: &[f32]) -> Panels {
 }
 
 /// `to[column * to_stride + row] = from[row * from_stride + column]`.
-pub(super) fn transpose(
-    from: &[f32],
+pub(super) fn transpose<T: Stored>(
+    from: &[T],
     rows: usize,
     columns: usize,
     from_stride: usize,
@@ -49,7 +49,7 @@ pub(super) fn transpose(
 ) {
     if rows == 1 && to_stride == 1 || columns == 1 && from_stride == 1 {
         let len = rows * columns;
-        to[..len].copy_from_slice(&from[..len]);
+        to[..len].iter_mut().zip(&from[..len]).for_each(|(to, from)| *to = from.wide());
         return;
     }
     const TILE: usize = 16;
@@ -59,7 +59,7 @@ pub(super) fn transpose(
         let (green, blue) = rest.split_at(from_stride);
         let colours = red[..columns].iter().zip(&green[..columns]).zip(&blue[..columns]);
         for (to, ((&red, &green), &blue)) in to.chunks_exact_mut(3).zip(colours) {
-            to.copy_from_slice(&[red, green, blue]);
+            to.copy_from_slice(&[red, green, blue].map(T::wide));
         }
         return;
     }
@@ -78,17 +78,18 @@ pub(super) fn transpose(
             for row in row0..row0 + height {
                 let from = &from[row * from_stride + column0..][..width];
                 let to = to[column0 * to_stride + row..].iter_mut().step_by(to_stride);
-                to.zip(from).for_each(|(to, &from)| *to = from);
+                to.zip(from).for_each(|(to, from)| *to = from.wide());
             }
         }
     }
 }
 
 /// A full tile: of fixed size, so that the compiler unrolls it.
-fn transpose_tile(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize) {
+fn transpose_tile<T: Stored>(from: &[T], from_stride: usize, to: &mut [f32], to_stride: usize) {
     let mut tile = [[0.0_f32; 16]; 16];
     for (row, tile) in tile.iter_mut().enumerate() {
-        tile.copy_from_slice(&from[row * from_stride..row * from_stride + 16]);
+        let from = &from[row * from_stride..row * from_stride + 16];
+        tile.iter_mut().zip(from).for_each(|(to, from)| *to = from.wide());
     }
     for column in 0..16 {
         let to = &mut to[column * to_stride..column * to_stride + 16];

@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use burn::tensor::bf16;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::pack::transpose;
@@ -47,10 +48,30 @@ pub(crate) fn columns_at_once(arch: Arch, depth: usize) -> usize {
     (CACHED / (depth * width).max(1)).max(1) * width
 }
 
+/// What weights are stored as.
+pub(crate) trait Stored: Copy + Sync {
+    /// The same value.
+    fn wide(self) -> f32;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        self
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+}
+
 /// A matrix whose columns are packed: line `i` of `data` starts at `i * stride`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Matrix<'a> {
-    pub data: &'a [f32],
+pub(crate) struct Matrix<'a, T> {
+    pub data: &'a [T],
     /// Values from one line to the next.
     pub stride: usize,
     /// Whether a line is a column of the matrix, or else a row.
@@ -74,7 +95,7 @@ impl Panels {
     }
 
     /// Becomes some columns of a matrix with as many rows, padded with columns of zeros.
-    pub(crate) fn pack(&mut self, matrix: &Matrix, columns: Range<usize>) {
+    pub(crate) fn pack<T: Stored>(&mut self, matrix: &Matrix<T>, columns: Range<usize>) {
         self.columns = padded(columns.len());
         self.values.resize(self.depth * self.columns, 0.0);
         for start in (0..self.columns).step_by(self.width) {
@@ -117,12 +138,12 @@ impl Panels {
     }
 }
 
-/// Copies `from` to the start of `to`; a full panel's row without a call.
+/// Copies `from` to the start of `to`; a full panel's row without a loop.
 #[inline(always)]
-fn copy(from: &[f32], to: &mut [f32]) {
+fn copy<T: Stored>(from: &[T], to: &mut [f32]) {
     match (from.first_chunk::<{ 2 * LANE_BLOCK }>(), to.first_chunk_mut::<{ 2 * LANE_BLOCK }>()) {
-        (Some(from), Some(to)) => *to = *from,
-        _ => to[..from.len()].copy_from_slice(from),
+        (Some(from), Some(to)) => *to = from.map(T::wide),
+        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = from.wide()),
     }
 }
 

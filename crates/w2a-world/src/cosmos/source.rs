@@ -302,7 +302,7 @@ impl Projection {
         let mut shape = x.dims();
         let [output, input] = self.weight.dims();
         shape[D - 1] = output;
-        let weight = self.weight.clone().cast(DType::F32);
+        let weight = self.weight.clone();
         let x = x.reshape([-1, input as isize]);
         let y = match &self.change {
             None => linear(x, weight, None),
