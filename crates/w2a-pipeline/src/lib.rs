@@ -56,6 +56,7 @@ pub use libero::{LiberoRequest, libero};
 pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};
 pub use serve::{CheckpointOptions, PolicySource, ServeRequest, serve, start_serving};
+pub use tuning::Method;
 pub use w2a_nn::DEVICES;
 pub use w2a_posttrain::LoraConfig;
 pub use w2a_serve::simulator::{EvalProtocol, SUITES as LIBERO_SUITES};
@@ -64,7 +65,7 @@ pub use w2a_sim::Scene;
 pub use w2a_world::cosmos::{Activations, CosmosConfig, FlowLoss, LossWeight};
 pub use w2a_world::{Layout as CameraLayout, Rig};
 pub use weights::{convert_weights, list_weights};
-pub use world_finetune::{Method, WorldFinetuneRequest, world_finetune, write_tiny_world};
+pub use world_finetune::{WorldFinetuneRequest, world_finetune, write_tiny_world};
 
 /// How [`convert_data`] converts, and the versions it can write.
 pub use w2a_data::video::Encoding;

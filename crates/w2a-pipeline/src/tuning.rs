@@ -3,9 +3,20 @@
 use std::path::Path;
 
 use w2a_nn::{NnError, StepReport};
+use w2a_posttrain::LoraConfig;
 use w2a_report::{Metrics, MetricsError, Progress};
 
 use crate::PipelineError;
+
+/// What is trained.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Method {
+    /// All weights: of a world model its DiT, of GR00T its action head.
+    Full,
+    /// Changes of low rank: of a world model of its attention's and perceptrons' layers, of GR00T of the linear layers of its
+    /// action head's transformer.
+    Lora(LoraConfig),
+}
 
 pub(crate) fn config_error(key: &str, expected: String, got: String) -> PipelineError {
     PipelineError::Config { key: key.into(), expected, got }

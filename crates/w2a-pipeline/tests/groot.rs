@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use w2a_data::{Camera, DatasetSpec, DatasetWriter, Episode, Version};
-use w2a_pipeline::{FinetuneRequest, LoraConfig, OpenLoopRequest, finetune, open_loop, policy_info, write_tiny_policy};
+use w2a_pipeline::{
+    FinetuneRequest, LoraConfig, Method, OpenLoopRequest, finetune, open_loop, policy_info, write_tiny_policy,
+};
 use w2a_pipeline::{PipelineError, PolicyInfoRequest};
 
 fn camera(name: &str, frames: usize, shade: usize) -> Camera {
@@ -105,25 +107,35 @@ fn a_dataset_that_names_a_camera_otherwise_is_refused() {
     assert!(!folder.path().join("page").exists());
 }
 
-#[test]
-fn an_adapter_learns_resumes_and_changes_the_policy() {
-    let (folder, checkpoint, dataset) = prepared();
-    let request = FinetuneRequest {
-        checkpoint: checkpoint.clone(),
-        dataset: dataset.clone(),
+fn training(checkpoint: &Path, dataset: &Path, out: PathBuf, method: Method) -> FinetuneRequest {
+    FinetuneRequest {
+        checkpoint: checkpoint.to_owned(),
+        dataset: dataset.to_owned(),
         embodiment: "libero_panda".into(),
-        out: folder.path().join("lora"),
+        out,
         resume: false,
         backbone: None,
         letterbox: false,
-        lora: LoraConfig { rank: 8, alpha: 16.0 },
+        method,
         steps: 120,
         batch: 8,
         lr: 1e-2,
+        memory: None,
         seed: 3,
         device: "cpu".into(),
-    };
-    finetune(&request).unwrap();
+    }
+}
+
+fn run(request: &FinetuneRequest) -> Result<String, PipelineError> {
+    finetune(request, &mut |_| ())
+}
+
+#[test]
+fn an_adapter_learns_resumes_and_changes_the_policy() {
+    let (folder, checkpoint, dataset) = prepared();
+    let method = Method::Lora(LoraConfig { rank: 8, alpha: 16.0 });
+    let request = training(&checkpoint, &dataset, folder.path().join("lora"), method);
+    run(&request).unwrap();
     let log = w2a_report::read_metrics(&request.out).unwrap();
     let losses: Vec<f64> = w2a_report::curve(&log, "policy/finetune", "loss").iter().map(|point| point.1).collect();
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
@@ -132,12 +144,13 @@ fn an_adapter_learns_resumes_and_changes_the_policy() {
     assert!(mean(&losses[90..]) < 0.96 * mean(&losses[..20]), "{losses:?}");
     let file = request.out.join("adapter/adapter_model.safetensors");
     let first = std::fs::read(&file).unwrap();
-    assert!(says(finetune(&request)).contains("--resume"));
+    assert!(says(run(&request)).contains("--resume"));
     std::fs::remove_file(&file).unwrap();
-    finetune(&FinetuneRequest { resume: true, ..request.clone() }).unwrap();
+    run(&FinetuneRequest { resume: true, ..request.clone() }).unwrap();
     assert!(first == std::fs::read(&file).unwrap(), "a finished training is loaded, not repeated");
-    let other = FinetuneRequest { resume: true, lora: LoraConfig { rank: 5, alpha: 16.0 }, ..request.clone() };
-    assert!(says(finetune(&other)).contains("rank"));
+    let method = Method::Lora(LoraConfig { rank: 5, alpha: 16.0 });
+    let other = FinetuneRequest { resume: true, method, ..request.clone() };
+    assert!(says(run(&other)).contains("rank"));
 
     let numbers = |adapter: Option<PathBuf>, name: &str| {
         let request = OpenLoopRequest { adapter, ..replay(&checkpoint, &dataset, folder.path().join(name)) };
@@ -145,6 +158,49 @@ fn an_adapter_learns_resumes_and_changes_the_policy() {
     };
     let base = numbers(None, "base");
     assert_ne!(base, numbers(Some(request.out.join("adapter")), "adapted"));
+}
+
+#[test]
+fn the_whole_action_head_learns_and_becomes_a_checkpoint() {
+    let (folder, checkpoint, dataset) = prepared();
+    let out = folder.path().join("full");
+    let request = FinetuneRequest { lr: 2e-3, ..training(&checkpoint, &dataset, out.clone(), Method::Full) };
+    let mut said = Vec::new();
+    finetune(&request, &mut |line| said.push(line.to_owned())).unwrap();
+    assert!(said.concat().contains("optimiser"), "{said:?}");
+    let log = w2a_report::read_metrics(&out).unwrap();
+    let losses: Vec<f64> = w2a_report::curve(&log, "policy/finetune", "loss").iter().map(|point| point.1).collect();
+    let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+    assert!(mean(&losses[90..]) < 0.9 * mean(&losses[..20]), "{losses:?}");
+
+    let numbers = |checkpoint: &Path, embodiment: &str, name: &str| {
+        let request = PolicyInfoRequest { dir: checkpoint.into(), backbone: None, embodiment: Some(embodiment.into()) };
+        policy_info(&request).unwrap();
+        let replay = replay(checkpoint, &dataset, folder.path().join(name));
+        open_loop(&replay).unwrap().lines().nth(8).unwrap().to_owned()
+    };
+    let model = out.join("model");
+    assert_ne!(numbers(&checkpoint, "gr1", "base"), numbers(&model, "gr1", "tuned"));
+
+    // What was not trained is as it was: the backbone, and the projector of the other embodiment.
+    let read = |path: &Path, name: &str| w2a_nn::WeightsFile::open(path).unwrap().read(name).unwrap();
+    let index: Value =
+        serde_json::from_slice(&std::fs::read(checkpoint.join("model.safetensors.index.json")).unwrap()).unwrap();
+    let old = |name: &str| read(&checkpoint.join(index["weight_map"][name].as_str().unwrap()), name);
+    let new = |name: &str| read(&model.join("model.safetensors"), name);
+    let name = index["weight_map"].as_object().unwrap().keys().find(|name| name.starts_with("backbone")).unwrap();
+    assert_eq!(old(name), new(name), "{name}");
+    let projector = "action_head.state_encoder.layer1.W";
+    let (old, new) = (old(projector), new(projector));
+    let each = old.data.len() / old.shape[0];
+    for row in 0..old.shape[0] {
+        let range = row * each..(row + 1) * each;
+        assert_eq!(old.data[range.clone()] != new.data[range], row == 2, "embodiment {row}");
+    }
+
+    let little = FinetuneRequest { memory: Some(1 << 16), out: folder.path().join("never"), ..request };
+    let error = says(run(&little));
+    assert!(error.contains("--method lora") && !folder.path().join("never").exists(), "{error}");
 }
 
 #[test]

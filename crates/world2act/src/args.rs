@@ -24,7 +24,7 @@ use world::WorldArgs;
 #[cfg(test)]
 pub use world::{EMBED_HELP, FINETUNE_HELP, IMAGINE_HELP};
 pub use world::{WorldAction, WorldChoice};
-pub use world_finetune::{Tuned, WorldFinetuneArgs};
+pub use world_finetune::{Tuned, WorldFinetuneArgs, bytes};
 
 /// More parts than any setting has; deeper keys would only be a way to exhaust the stack.
 const MAX_KEY_PARTS: usize = 16;

@@ -8,7 +8,7 @@ use w2a_pipeline::{
     WorldSource,
 };
 
-use crate::args::{Override, Tuned, WorldAction, WorldChoice, WorldFinetuneArgs};
+use crate::args::{Override, Tuned, WorldAction, WorldChoice, WorldFinetuneArgs, bytes};
 use crate::failure::Failure;
 use crate::settings::{Layer, merge};
 
@@ -63,9 +63,6 @@ pub fn execute(action: &WorldAction) -> Result<String, Failure> {
     }
 }
 
-/// Bytes of a GiB.
-const GIB: f64 = 1_073_741_824.0;
-
 /// The request of `world finetune`.
 fn finetune(args: &WorldFinetuneArgs, path: &std::path::Path, config: CosmosConfig) -> WorldFinetuneRequest {
     WorldFinetuneRequest {
@@ -96,7 +93,7 @@ fn finetune(args: &WorldFinetuneArgs, path: &std::path::Path, config: CosmosConf
         sample_every: args.sample_every,
         samples: usize::from(args.samples),
         is_half: args.bf16,
-        memory: args.memory.map(|gib| (gib * GIB) as u64),
+        memory: args.memory.map(bytes),
         seed: args.seed,
         device: args.device.clone(),
     }

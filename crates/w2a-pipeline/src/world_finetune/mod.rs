@@ -30,22 +30,13 @@ use w2a_world::{Layout, Rig, WorldModel};
 use crate::PipelineError;
 use crate::context::model;
 use crate::imagine::embed_missing;
-use crate::tuning::{TrainingLog, as_input, check_training, config_error};
+use crate::tuning::{Method, TrainingLog, as_input, check_training, config_error};
 use corpus::{Corpus, Cut};
 use samples::Samples;
 use trained::Trainable;
 
 /// Name of the training, in logs and random streams.
 const NAME: &str = "world/finetune";
-
-/// What is trained.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Method {
-    /// All weights.
-    Full,
-    /// Changes of low rank of the attention's and the perceptrons' layers.
-    Lora(LoraConfig),
-}
 
 /// What to fine-tune, and how.
 #[derive(Clone, Debug, PartialEq)]

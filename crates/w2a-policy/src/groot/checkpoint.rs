@@ -218,6 +218,27 @@ impl Checkpoint {
         Weights::of_files(files.into_values().collect(), device)
     }
 
+    /// Copies everything but weights to `to`: settings, statistics, and the tokenizer if it is in the checkpoint.
+    ///
+    /// # Errors
+    /// A file that cannot be read or written.
+    pub(super) fn copy_settings(&self, to: &Path) -> Result<(), NnError> {
+        let io = |source| NnError::Io { action: "copying the settings of a checkpoint", source };
+        let inside = self.tokenizer.strip_prefix(&self.dir).ok().filter(|inside| !inside.as_os_str().is_empty());
+        for folder in std::iter::once(Path::new("")).chain(inside) {
+            fs_err::create_dir_all(to.join(folder)).map_err(io)?;
+            for entry in fs_err::read_dir(self.dir.join(folder)).map_err(io)? {
+                let path = entry.map_err(io)?.path();
+                let Some(name) = path.file_name() else { continue };
+                let is_weights = name.to_string_lossy().contains(".safetensors");
+                if path.is_file() && !is_weights {
+                    fs_err::copy(&path, to.join(folder).join(name)).map_err(io)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Names that the loader did not ask for and that are no known spare parts of a checkpoint: the output words, the
     /// vision tower's pooling, layers behind the last one that is kept, the token for hidden states.
     pub(super) fn strangers(&self, weights: &Weights) -> Vec<String> {

@@ -21,11 +21,13 @@ pub mod prompt;
 mod random;
 pub mod source;
 pub mod tokenizer;
+mod tune;
 pub mod vision;
 
 pub use modality::Modalities;
 pub use policy::{Groot, GrootObservation, GrootOptions, Video};
 pub use random::{RandomSize, write_random};
+pub use tune::HeadTuning;
 
 use w2a_nn::NnError;
 

@@ -90,6 +90,7 @@ pub(super) struct Parts {
     backbone: Backbone,
     pub(super) head_config: HeadConfig,
     pub(super) device: Device,
+    bytes: u64,
 }
 
 impl Groot {
@@ -136,6 +137,7 @@ impl Groot {
             backbone,
             head_config: checkpoint.head.clone(),
             device: options.device.clone(),
+            bytes: weights.bytes(),
             tag,
         };
         Ok(Self { parts: Arc::new(parts), head, schedule, seed: options.seed, calls: 0 })
@@ -149,6 +151,11 @@ impl Groot {
     /// The embodiment's tag.
     pub fn tag(&self) -> &str {
         &self.parts.tag
+    }
+
+    /// Bytes that the weights take in memory.
+    pub fn bytes(&self) -> u64 {
+        self.parts.bytes
     }
 
     /// State keys with the values of one step, in the model's order; unknown for a key without statistics.

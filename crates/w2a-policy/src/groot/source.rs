@@ -1,15 +1,27 @@
 //! Where the weights of a model come from: a state dict in memory, or the files of a checkpoint, read tensor by tensor.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use burn::module::Param;
+use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
 use rand_chacha::ChaCha8Rng;
 use w2a_nn::{Array, Dtype, Linear, NnError, StateDict, WeightsFile, normal, tensor};
 
 /// Rows of a matrix that are turned together.
 const BLOCK: usize = 32;
+
+/// Where a parameter was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The tensor's name.
+    pub name: String,
+    /// Its first row that the parameter has.
+    pub from: usize,
+    /// Rows of the parameter.
+    pub count: usize,
+}
 
 /// Weights by name. Remembers which were asked for, so that what nobody knows can be reported.
 #[derive(Debug)]
@@ -20,6 +32,10 @@ pub struct Weights {
     place: BTreeMap<String, usize>,
     device: Device,
     used: Mutex<BTreeSet<String>>,
+    /// Where each parameter came from.
+    places: Mutex<BTreeMap<ParamId, Place>>,
+    /// Bytes of the parameters that were made.
+    bytes: AtomicU64,
     /// Makes up whatever is asked for, and keeps it.
     invented: Option<Mutex<(ChaCha8Rng, StateDict)>>,
 }
@@ -27,8 +43,16 @@ pub struct Weights {
 impl Weights {
     /// Weights in memory, for networks on `device`.
     pub fn of_state(state: StateDict, device: &Device) -> Self {
-        let (files, place) = (Vec::new(), BTreeMap::new());
-        Self { memory: state, files, place, device: device.clone(), used: Mutex::default(), invented: None }
+        Self {
+            memory: state,
+            files: Vec::new(),
+            place: BTreeMap::new(),
+            device: device.clone(),
+            used: Mutex::default(),
+            places: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            invented: None,
+        }
     }
 
     /// Weights that are drawn from `rng` when they are asked for: small normal values, around 1 for the scales of norms. So
@@ -162,7 +186,43 @@ impl Weights {
     ) -> Result<Param<Tensor<D>>, NnError> {
         let data = self.rows(name, &shape, from, count)?.data;
         shape.first_mut().into_iter().for_each(|rows| *rows = count);
-        Ok(Param::from_tensor(tensor(data, shape, &self.device).set_require_grad(self.device.is_autodiff())))
+        let tensor = tensor(data, shape, &self.device);
+        Ok(self.placed(tensor, Place { name: name.into(), from, count }))
+    }
+
+    /// A parameter whose place is remembered.
+    fn placed<const D: usize>(&self, tensor: Tensor<D>, place: Place) -> Param<Tensor<D>> {
+        let size = (tensor.dims().iter().product::<usize>() * tensor.dtype().size()) as u64;
+        self.bytes.fetch_add(size, Ordering::Relaxed);
+        let param = Param::from_tensor(tensor.set_require_grad(self.device.is_autodiff()));
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).insert(param.id, place);
+        param
+    }
+
+    /// Bytes of the parameters that were asked for so far, as they lie in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Where the parameters that were asked for came from.
+    pub(super) fn places(&self) -> BTreeMap<ParamId, Place> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Names and shapes of the tensors in files, and whether they are stored as bf16.
+    pub(super) fn stored(&self) -> impl Iterator<Item = (String, Vec<usize>, bool)> {
+        let tensors = self.files.iter().flat_map(|file| file.tensors());
+        tensors.map(|(name, info)| (name.to_owned(), info.shape.clone(), info.dtype == Dtype::BF16))
+    }
+
+    /// Reads a tensor of the files.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`].
+    pub(super) fn read(&self, name: &str) -> Result<Array, NnError> {
+        let shape = self.shape(name).unwrap_or_default();
+        let count = shape.first().copied().unwrap_or(1);
+        self.rows(name, &shape, 0, count)
     }
 
     /// The weight `[output, input]` of a linear layer. In memory it lies input by input: a product of few tokens then packs
@@ -188,7 +248,7 @@ impl Weights {
         } else {
             tensor(columns, [input, output], &self.device).transpose()
         };
-        Ok(Param::from_tensor(weight.detach().set_require_grad(self.device.is_autodiff())))
+        Ok(self.placed(weight.detach(), Place { name: name.into(), from: 0, count: output }))
     }
 
     /// A linear layer with weight `[output, input]` and bias.

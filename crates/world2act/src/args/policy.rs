@@ -3,16 +3,16 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use w2a_pipeline::{FinetuneRequest, LoraConfig, OpenLoopRequest, PolicyInfoRequest};
+use w2a_pipeline::{FinetuneRequest, LoraConfig, Method, OpenLoopRequest, PolicyInfoRequest};
 
-use super::RunArgs;
+use super::{RunArgs, Tuned, bytes};
 
 /// What to do with a policy of others.
 #[derive(Clone, Debug)]
 pub enum PolicyAction {
     /// Say what a checkpoint expects and gives.
     Info(PolicyInfoRequest),
-    /// Train a LoRA adapter for it.
+    /// Train its action head, or a LoRA adapter for it.
     Finetune(FinetuneRequest),
     /// Compare its actions with recorded ones.
     OpenLoop(OpenLoopRequest),
@@ -48,7 +48,7 @@ pub(super) enum PolicyCommand {
         #[arg(long, value_name = "TAG")]
         embodiment: Option<String>,
     },
-    /// Train a LoRA adapter for the action head of a GR00T-N1.6 checkpoint on demonstrations
+    /// Train the action head of a GR00T-N1.6 checkpoint, or a LoRA adapter for it, on demonstrations
     Finetune(FinetuneArgs),
     /// Show a GR00T-N1.6 checkpoint recorded frames, and compare what it would do with what was done
     OpenLoop(OpenLoopArgs),
@@ -108,16 +108,19 @@ pub(super) struct OpenLoopArgs {
 pub(super) struct FinetuneArgs {
     #[command(flatten)]
     on: OnDemonstrations,
-    /// Folder for the adapter, the log and the training's checkpoints
+    /// Folder for the adapter or model, the log and the training's checkpoints
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Continue the training in --out
     #[arg(long)]
     resume: bool,
-    /// Rank of the change of each layer
+    /// What is trained: changes of low rank of the transformer, or the whole action head (projector, transformer, norm)
+    #[arg(long, value_enum, default_value_t = Tuned::Lora)]
+    method: Tuned,
+    /// With LoRA: rank of the change of each layer
     #[arg(long, value_name = "N", default_value_t = 16)]
     rank: usize,
-    /// The change is scaled by alpha / rank
+    /// With LoRA: the change is scaled by alpha / rank
     #[arg(long, value_name = "X", default_value_t = 32.0)]
     alpha: f32,
     /// Updates
@@ -129,6 +132,9 @@ pub(super) struct FinetuneArgs {
     /// Peak learning rate
     #[arg(long, value_name = "X", default_value_t = 1e-4)]
     lr: f32,
+    /// Memory to stay within, in GiB [default: that of the machine]
+    #[arg(long, value_name = "GIB")]
+    memory: Option<f64>,
 }
 
 impl PolicyCommand {
@@ -154,10 +160,14 @@ impl PolicyCommand {
                 resume: args.resume,
                 backbone: args.on.backbone,
                 letterbox: args.on.letterbox,
-                lora: LoraConfig { rank: args.rank, alpha: args.alpha },
+                method: match args.method {
+                    Tuned::Full => Method::Full,
+                    Tuned::Lora => Method::Lora(LoraConfig { rank: args.rank, alpha: args.alpha }),
+                },
                 steps: args.steps,
                 batch: args.batch,
                 lr: args.lr,
+                memory: args.memory.map(bytes),
                 seed: args.on.seed,
                 device: args.on.device,
             }),

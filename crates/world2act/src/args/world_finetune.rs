@@ -22,6 +22,11 @@ Examples:
   world2act world finetune --world.kind=cosmos --world.path=Cosmos-Predict2-2B-Video2World --data skills --out runs/wm --resume
   world2act world imagine frames --world.kind=cosmos --world.path=runs/wm/model --out imagined --views libero";
 
+/// Bytes of so many GiB.
+pub fn bytes(gib: f64) -> u64 {
+    (gib * f64::from(1 << 30)) as u64
+}
+
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Tuned {
