@@ -49,7 +49,11 @@ impl PromptEncoder {
             expected: "the tokenizer.json of T5, as transformers saves it".into(),
             got,
         };
-        let mut tokenizer = Tokenizer::from_bytes(&texts[1]).map_err(|error| unreadable(error.to_string()))?;
+        let mut parts: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&texts[1]).map_err(|error| unreadable(error.to_string()))?;
+        // Nothing is decoded here, and the library panics on a decoder that it cannot read.
+        parts.insert("decoder".into(), serde_json::Value::Null);
+        let mut tokenizer = Tokenizer::from_bytes(json(&parts)?).map_err(|error| unreadable(error.to_string()))?;
         // A prompt is never cut silently, and padding comes later.
         tokenizer.with_truncation(None).map_err(|error| unreadable(error.to_string()))?;
         tokenizer.with_padding(None);

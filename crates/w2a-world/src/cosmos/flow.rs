@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use w2a_nn::NnError;
 
 use super::dit::Differentiated;
-use super::sampler::{Conditions, network_input, time_of};
+use super::sampler::{Conditions, network_input};
 
 /// By what the authors multiply the loss (`loss_scale`).
 const SCALE: f32 = 10.0;
@@ -140,11 +140,6 @@ impl<'a> NoisyClip<'a> {
         let factor = SCALE * config.weight.on_velocity(self.sigma) / count as f32;
         let loss = |out: Tensor<5>| (unknown(out) - unknown(velocity)).square().sum() * factor;
         network.gradients(input, loss, collect)
-    }
-
-    /// The time of its noise level, in `[0, 1)`.
-    pub fn time(&self) -> f32 {
-        time_of(self.sigma)
     }
 }
 

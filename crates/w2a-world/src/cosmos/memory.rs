@@ -51,11 +51,11 @@ pub struct MemoryEstimate {
 
 /// Values that burn's autodiff keeps for each token and each unit of width in a block: norms, modulations, rotations and the
 /// inputs of products, counted in `block.rs` and held against measured peaks.
-const KEPT_OF_WIDTH: u64 = 96;
+const KEPT_OF_WIDTH: u64 = 24;
 /// The same for each unit of the perceptron's hidden width.
-const KEPT_OF_HIDDEN: u64 = 5;
+const KEPT_OF_HIDDEN: u64 = 4;
 /// Copies of the scores of an attention.
-const KEPT_OF_SCORES: u64 = 6;
+const KEPT_OF_SCORES: u64 = 5;
 
 impl MemoryPlan {
     /// Values that are trained.

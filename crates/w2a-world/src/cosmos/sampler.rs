@@ -231,7 +231,7 @@ pub(crate) fn network_input(
 }
 
 /// The time of a noise level, in `[0, 1)`.
-pub(crate) fn time_of(sigma: f32) -> f32 {
+fn time_of(sigma: f32) -> f32 {
     sigma / (sigma + 1.0)
 }
 

@@ -150,7 +150,7 @@ fn compare(
 mod tests {
     use std::path::Path;
 
-    use burn::tensor::{Device, Tensor};
+    use burn::tensor::Device;
     use w2a_nn::Fixture;
 
     use super::{Leaves, cosmos_train};
@@ -182,13 +182,13 @@ mod tests {
         }
         let shape = [16, 3, 4, 6];
         let clean = w2a_nn::normal(&mut w2a_data::stream(0, "clean"), shape.iter().product());
-        let prompt: Tensor<3> = Tensor::ones([1, 4, 8], &device);
-        let clip = NoisyClip::draw(&clean, shape, prompt, &FlowLoss::default(), &mut w2a_data::stream(0, "draw"));
+        let prompt = w2a_nn::tensor(w2a_nn::normal(&mut w2a_data::stream(0, "prompt"), 4 * 8), [1, 4, 8], &device);
+        let config = FlowLoss { prompt_dropout: 0.0, ..FlowLoss::default() };
+        let clip = NoisyClip::draw(&clean, shape, prompt, &config, &mut w2a_data::stream(0, "draw"));
         let run = |activations| {
             let network = Differentiated { plain: &dit, tracked: &tracked, activations, through_time: true };
             let mut found = Vec::new();
-            let loss =
-                clip.loss(&network, &FlowLoss::default(), &device, &mut |all| leaves.found(all, &mut found)).unwrap();
+            let loss = clip.loss(&network, &config, &device, &mut |all| leaves.found(all, &mut found)).unwrap();
             (loss.to_bits(), found)
         };
         let (kept, again) = (run(Activations::Keep), run(Activations::Recompute));

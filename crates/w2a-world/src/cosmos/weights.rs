@@ -1,7 +1,7 @@
 //! All weights of a DiT as parameters to train, in f32 however the checkpoint stores them.
 
 use burn::module::{Module, Param};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use w2a_nn::NnError;
 
 use super::dit::Dit;
@@ -46,11 +46,6 @@ impl DitWeights {
             *norm = seen(factors, tracked);
         }
         Ok(dit)
-    }
-
-    /// The device that the parameters are on.
-    pub fn device(&self) -> Option<Device> {
-        self.layers.first().map(|weight| weight.val().device())
     }
 }
 

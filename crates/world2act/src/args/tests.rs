@@ -219,3 +219,38 @@ fn data_is_a_stage_and_has_commands_of_its_own() {
         assert!(parse(os(mixed)).is_err(), "{mixed:?}");
     }
 }
+
+#[test]
+fn fine_tuning_of_a_world_model_is_lora_by_default_and_needs_a_checkpoint() {
+    let model = ["--world.kind=cosmos", "--world.path=dir"];
+    let asked = |more: &[&str]| {
+        parse(os(&[&["world", "finetune", "--data", "d", "--out", "o"][..], &model[..], more].concat()))
+    };
+    let Ok(Action::World(WorldAction::Finetune(args, path, left))) = asked(&["--world.latent_frames=8"]) else {
+        panic!("not understood");
+    };
+    assert_eq!((args.method, args.rank, args.batch, args.lr), (Tuned::Lora, 16, 1, None));
+    assert_eq!((path, left.len()), (std::path::PathBuf::from("dir"), 1));
+    assert!(
+        asked(&["--method", "full", "--activations=keep", "--loss-weight", "release", "--views", "libero"]).is_ok()
+    );
+    for wrong in [
+        &["--method", "half"][..],
+        &["--activations", "forget"],
+        &["--loss-weight", "edm"],
+        &["--layout", "grid"],
+        &["--rank", "0"],
+        &["--samples", "0"],
+        &["--steps", "-1"],
+    ] {
+        assert!(matches!(asked(wrong), Err(ArgsError::Clap(_))), "{wrong:?}");
+    }
+    let without = parse(os(&["world", "finetune", "--data", "d", "--out", "o"]));
+    assert!(matches!(without, Err(ArgsError::World { .. })));
+    assert!(matches!(
+        parse(os(&[&["world", "finetune", "--out", "o"][..], &model[..]].concat())),
+        Err(ArgsError::Clap(_))
+    ));
+    let setting = parse(os(&["world", "tiny", "dir", "--a.b=1"]));
+    assert!(matches!(setting, Err(ArgsError::NoSettings { command: "world tiny", .. })));
+}

@@ -8,7 +8,7 @@
 use burn::tensor::{Gradients, Tensor};
 use w2a_nn::NnError;
 
-use super::block::{Before, Block, Time, attend};
+use super::block::{Before, Block, Time, attend, attend_in_steps};
 use super::{Dit, DitInput};
 use crate::cosmos::rope::Rope;
 
@@ -120,7 +120,7 @@ fn attention_gradients([query, key, value]: &[Tensor<4>; 3], out: Tensor<4>) -> 
     for start in (0..tokens).step_by(rows) {
         let count = rows.min(tokens - start);
         let part = [leaf(&query.clone().narrow(2, start, count)), leaf(key), leaf(value)];
-        let gradients = pulled(attend(part.clone()), out.clone().narrow(2, start, count)).backward();
+        let gradients = pulled(attend_in_steps(part.clone()), out.clone().narrow(2, start, count)).backward();
         let [of_part, more_key, more_value] = part.map(|leaf| gradient(&leaf, &gradients));
         of_query.push(of_part);
         of_key = of_key + more_key;
@@ -146,13 +146,19 @@ impl Differentiated<'_> {
         let (mut x, time) = self.plain.begin(input.clone(), grid, &mut |_, _| {});
         let rope = self.plain.rope(grid, &device, &mut |_, _| {});
         let (mut inputs, mut kept) = (Vec::new(), Vec::new());
-        for index in 0..self.plain.blocks.len() {
-            // Also where the graph is not kept: burn's attention is another one in a graph, and rounds otherwise.
-            let recorded = self.record(index, &x, &time, &prompt, &rope)?;
-            let input = std::mem::replace(&mut x, plain(&recorded.out));
+        for (index, block) in self.plain.blocks.iter().enumerate() {
             match self.activations {
-                Activations::Recompute => inputs.push(input),
-                Activations::Keep => kept.push(recorded),
+                // Without a graph: burn frees what a graph holds no earlier than at the next backward pass.
+                Activations::Recompute => {
+                    let Before { heads, gate } = block.before(&x, &time, &rope);
+                    inputs.push(x.clone());
+                    x = block.after(x, attend(heads), gate, &time, &prompt, attend_in_steps, "", &mut |_, _| {});
+                }
+                Activations::Keep => {
+                    let recorded = self.record(index, &x, &time, &prompt, &rope)?;
+                    x = plain(&recorded.out);
+                    kept.push(recorded);
+                }
             }
         }
 
@@ -210,7 +216,8 @@ impl Differentiated<'_> {
         let (second_x, second_time) = (leaf(x), self.time_leaf(time));
         let mixed = leaf(&attend(heads.clone()));
         let seen = second_time.as_ref().unwrap_or(time);
-        let out = block.after(second_x.clone(), mixed.clone(), gate.clone(), seen, prompt, "", &mut |_, _| {});
+        let leaves = (second_x.clone(), mixed.clone(), gate.clone());
+        let out = block.after(leaves.0, leaves.1, leaves.2, seen, prompt, attend_in_steps, "", &mut |_, _| {});
         Ok(Recorded { first: (first_x, first_time, before), heads, second: (second_x, mixed, gate, second_time), out })
     }
 }

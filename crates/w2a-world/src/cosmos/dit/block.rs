@@ -1,6 +1,6 @@
 //! A transformer block of the DiT, in the two parts between which its tokens attend to each other.
 
-use burn::tensor::module::attention;
+use burn::tensor::module::{attention, attention_fallback};
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
 use w2a_nn::{Activation, NnError, activate};
@@ -80,6 +80,14 @@ impl Attention {
         let [batch, heads, tokens, head] = mixed.dims();
         self.output.forward(mixed.swap_dims(1, 2).reshape([batch, tokens, heads * head]))
     }
+}
+
+/// One of [`attend`] and [`attend_in_steps`].
+pub(super) type Attend = fn([Tensor<4>; 3]) -> Tensor<4>;
+
+/// [`attend`] as burn computes it in a graph of gradients: the same operations one by one, with other rounding.
+pub(super) fn attend_in_steps([query, key, value]: [Tensor<4>; 3]) -> Tensor<4> {
+    attention_fallback(query, key, value, None, None, AttentionModuleOptions::default())
 }
 
 /// Mixes the values by how queries and keys agree.
@@ -178,7 +186,7 @@ impl Block {
         tap: Tap,
     ) -> Tensor<4> {
         let Before { heads, gate } = self.before(&x, time, rope);
-        self.after(x, attend(heads), gate, time, prompt, name, tap)
+        self.after(x, attend(heads), gate, time, prompt, attend, name, tap)
     }
 
     /// Up to the attention among tokens.
@@ -189,7 +197,7 @@ impl Block {
         Before { heads: self.own.1.inputs(input.clone(), input, Some(rope)), gate }
     }
 
-    /// From there on; `mixed` is `[batch, heads, tokens, head]`.
+    /// From there on; `mixed` is `[batch, heads, tokens, head]`, and `to_words` the attention to words.
     pub fn after(
         &self,
         x: Tensor<4>,
@@ -197,6 +205,7 @@ impl Block {
         gate: Tensor<4>,
         time: &Time,
         prompt: &Tensor<3>,
+        to_words: Attend,
         name: &str,
         tap: Tap,
     ) -> Tensor<4> {
@@ -207,7 +216,7 @@ impl Block {
 
         let [shift, scale, gate] = self.words.0.forward(time);
         let input = modulate(x.clone(), shift, scale).reshape([batch, frames * places, width]);
-        let attended = self.words.1.outputs(attend(self.words.1.inputs(input, prompt.clone(), None)));
+        let attended = self.words.1.outputs(to_words(self.words.1.inputs(input, prompt.clone(), None)));
         tap(&format!("{name}.cross_attn"), attended.clone().flatten(0, -1));
         let x = x + gate * attended.reshape(shape);
 
