@@ -163,7 +163,7 @@ fn refused() {
         ("world.model.flow.chunks", |config| config.world.model.flow.chunks = 16),
     ];
     for (key, change) in rules {
-        let error = attempt(change);
+        let error = attempt(&change);
         assert!(error.starts_with(&format!("{key}: expected ")), "{key}: {error}");
     }
     // What a dataset holds is only known from the dataset.
