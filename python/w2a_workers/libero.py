@@ -118,6 +118,8 @@ class Libero:
             controller=self.settings["controller"], control_freq=CONTROL_HZ, hard_reset=bool(self.settings["rebuild"]),
             has_offscreen_renderer=True, use_camera_obs=bool(self.settings["sensors"]),
             camera_heights=side, camera_widths=side,
+            # robosuite's own noise of the joints, as in the benchmark's fixed states; LIBERO's draws have none.
+            initialization_noise="default" if self.settings["arm_noise"] else None,
         )
 
     def step(self, slot, actions, seeing):
