@@ -102,6 +102,9 @@ class Libero:
         if seed is None:
             seed = self.settings["seed"] + (0 if fixed else trial)
         env.seed(seed)
+        if not self.settings["rebuild"]:
+            # What a reset leaves as the episode before had it: where the fingers were told to go.
+            env.robots[0].gripper.current_action = np.zeros(env.robots[0].gripper.dof)
         seen = env.reset()
         if fixed:
             states = initial_states(suite, names[task])
