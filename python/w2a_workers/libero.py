@@ -25,6 +25,8 @@ STATE = ["x", "y", "z", "roll", "pitch", "yaw", "gripper_left", "gripper_right"]
 ACTION = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 CONTROL_HZ = 20
 OPEN = [0.0] * 6 + [-1.0]
+# Deviation of the arm's joints at the start in radians, robosuite's default, which LIBERO's fixed states show.
+ARM_NOISE = 0.02
 FLIPS = {
     "none": lambda image: image,
     # LIBERO's own pictures stand on their heads; openpi and GR00T turn them, which also mirrors them.
@@ -100,10 +102,18 @@ class Libero:
         if seed is None:
             seed = self.settings["seed"] + (0 if fixed else trial)
         env.seed(seed)
+        if not self.settings["rebuild"]:
+            # What a reset leaves as the episode before had it: where the fingers were told to go.
+            env.robots[0].gripper.current_action = np.zeros(env.robots[0].gripper.dof)
         seen = env.reset()
         if fixed:
             states = initial_states(suite, names[task])
             seen = env.set_init_state(states[trial % len(states)])
+        elif self.settings["arm_noise"]:
+            # As the fixed states came about: the arm is displaced, and the controller still knows the pose without noise.
+            state, joints = env.get_sim_state(), env.robots[0]._ref_joint_pos_indexes
+            state[1 + np.array(joints)] += np.random.RandomState(seed).normal(0, ARM_NOISE, len(joints))
+            seen = env.set_init_state(state)
         if not self.settings["sensors"]:
             lighten(env.sim, self.settings["mesh_cell_mm"] / 1000, self.settings["samples"])
         # Objects start a little above the table and fall.

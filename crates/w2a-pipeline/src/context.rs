@@ -251,11 +251,9 @@ fn difference(saved: &str, given: &str) -> Option<String> {
     match (parse(saved), parse(given)) {
         (Ok(mut saved), Ok(given)) => {
             // A run that began before there was another simulator is one of the tabletop.
-            if let (false, Ok(tabletop)) = (saved.contains_key("env"), toml::Value::try_from(EnvSection::default())) {
+            let is_older = given.contains_key("env") && !saved.contains_key("env");
+            if let (true, Ok(tabletop)) = (is_older, toml::Value::try_from(EnvSection::default())) {
                 saved.insert("env".into(), tabletop);
-            }
-            if !given.contains_key("env") {
-                saved.remove("env");
             }
             first_difference("", &saved, &given)
         }
@@ -318,6 +316,16 @@ mod tests {
         assert_eq!(words, expected);
         let words = found(|config| config.data.suites.push("goal".into())).unwrap();
         assert!(words.contains("`data.suites = [\"object\", \"goal\"]`"), "{words}");
+    }
+
+    #[test]
+    fn a_run_from_before_there_was_another_simulator_is_one_of_the_tabletop() {
+        let mut before: toml::Table = text(|_| {}).parse().unwrap();
+        assert!(before.remove("env").is_some());
+        let before = toml::to_string(&before).unwrap();
+        assert_eq!(difference(&before, &text(|_| {})), None);
+        let words = difference(&before, &text(|config| config.env.kind = crate::EnvKind::Libero)).unwrap();
+        assert_eq!(words, "it has `env.kind = \"tabletop\"`, this command has `env.kind = \"libero\"`");
     }
 
     #[test]

@@ -23,12 +23,22 @@ const CAMERAS: [&str; 2] = ["image", "wrist_image"];
 /// What became of the demonstrations of a task.
 #[derive(Default, serde::Serialize)]
 struct Taken {
-    labelled: usize,
-    videos: usize,
+    demonstrations: usize,
     /// Those that were longer than `env.libero.demo_steps`.
     cut: usize,
     /// Those that were shorter.
     padded: usize,
+}
+
+/// What is taken from a dataset: of every task the first demonstrations, so many of them.
+struct Wanted<'a> {
+    path: &'a str,
+    /// The setting that names it.
+    key: &'a str,
+    least: usize,
+    most: usize,
+    /// How demonstration `i` of a task is named in the run.
+    names: (Split, Range),
 }
 
 /// Writes the datasets of a run that are not there: of every task the first demonstrations with actions, the next ones
@@ -39,15 +49,13 @@ pub(crate) fn import(context: &Context) -> Result<(), PipelineError> {
     if missing(NARROW) || missing(VIDEO) {
         context.progress.part(NARROW);
         let mut corpora = [Corpus::new(context, NARROW), Corpus::new(context, VIDEO)];
-        let taken =
-            read(context, &libero.dataset, "env.libero.dataset", data.labelled + data.videos, |number, episode| {
-                let [labelled, videos] = &mut corpora;
-                if number < data.labelled {
-                    labelled.push(episode)
-                } else {
-                    videos.push(Episode { action_dim: 0, actions: Vec::new(), ..episode })
-                }
-            })?;
+        let all = data.labelled + data.videos;
+        let names = (Split::Train, Range::Demo);
+        let wanted = Wanted { path: &libero.dataset, key: "env.libero.dataset", least: all, most: all, names };
+        let taken = take(context, &wanted, |number, episode| {
+            let [labelled, videos] = &mut corpora;
+            if number < data.labelled { labelled.push(episode) } else { videos.push(without_actions(episode)) }
+        })?;
         corpora.into_iter().try_for_each(Corpus::finish)?;
         save_json(&context.path("data/demonstrations.json"), &taken)?;
     }
@@ -57,94 +65,78 @@ pub(crate) fn import(context: &Context) -> Result<(), PipelineError> {
         // Only the oracle needs the expert in every scene; for errors some will do.
         let most = data.posttrain_scenes;
         let least = if Arm::Oracle.takes_part(&context.config) { most } else { 1 };
-        let key = "env.libero.expert_dataset";
-        read_some(context, &libero.expert_dataset, key, least, most, |_, episode| {
-            corpus.push(Episode { action_dim: 0, actions: Vec::new(), ..episode })
-        })?;
+        let names = (Split::Posttrain, Range::Seed);
+        let wanted = Wanted { path: &libero.expert_dataset, key: "env.libero.expert_dataset", least, most, names };
+        take(context, &wanted, |_, episode| corpus.push(without_actions(episode)))?;
         corpus.finish()?;
     }
     Ok(())
 }
 
-fn read(
-    context: &Context,
-    path: &str,
-    key: &str,
-    count: usize,
-    write: impl FnMut(usize, Episode) -> Result<(), PipelineError>,
-) -> Result<BTreeMap<String, Taken>, PipelineError> {
-    read_some(context, path, key, count, count, write)
+fn without_actions(episode: Episode) -> Episode {
+    Episode { action_dim: 0, actions: Vec::new(), ..episode }
 }
 
-/// Hands on the first demonstrations of each task with their number in it, at least and at most so many, task by task
-/// within a number.
-fn read_some(
+/// Hands on demonstrations with their number in their task, task by task within a number.
+fn take(
     context: &Context,
-    path: &str,
-    key: &str,
-    least: usize,
-    most: usize,
+    wanted: &Wanted,
     mut write: impl FnMut(usize, Episode) -> Result<(), PipelineError>,
 ) -> Result<BTreeMap<String, Taken>, PipelineError> {
     let libero = &context.config.env.libero;
-    let source = Source::open(path)?;
-    let wrong = |expected: String, got: String| PipelineError::Config { key: key.to_owned(), expected, got };
+    let source = Source::open(wanted.path)?;
+    let wrong = |expected: String, got: String| PipelineError::Config { key: wanted.key.to_owned(), expected, got };
     if matches!(source, Source::Hdf5(_)) && libero.flip != Flip::Vertical {
         let expected = "vertical where demonstrations are HDF5 files: those are read upright".into();
         let got = format!("{:?}", libero.flip);
         return Err(PipelineError::Config { key: "env.libero.flip".into(), expected, got });
     }
+    let scene = |(suite, task), number: usize| {
+        let (split, range) = wanted.names;
+        Scene::new(suite, task, split, range, u32::try_from(number).unwrap_or(u32::MAX))
+    };
     let tasks = context.config.tasks()?;
-    let names: Vec<(Scene, String)> =
-        tasks.iter().map(|(suite, task)| named(*suite, *task)).collect::<Result<_, _>>()?;
-    let mut found: Vec<Vec<usize>> = vec![Vec::new(); names.len()];
+    let words = |task: &(Suite, usize)| Ok(scene(*task, 0)?.task_info().instruction);
+    let words = tasks.iter().map(words).collect::<Result<Vec<&str>, PipelineError>>()?;
     let mut reader = source.reader();
     // The words of an episode are only known from the episode: each is read once to see whose it is, and the few that are
     // taken once more, so that no more than one is in memory.
+    let mut found: Vec<Vec<usize>> = vec![Vec::new(); tasks.len()];
     for index in 0..source.len() {
-        if found.iter().all(|taken| taken.len() >= most) {
+        if found.iter().all(|of_task| of_task.len() >= wanted.most) {
             break;
         }
         let episode = reader.read(index)?;
-        if let Some(place) = names.iter().position(|(_, words)| *words == episode.instruction)
-            && let Some(of_task) = found.get_mut(place)
-        {
+        let place = words.iter().position(|words| *words == episode.instruction);
+        if let Some(of_task) = place.and_then(|place| found.get_mut(place)) {
             of_task.push(index);
         }
         context.progress.tick(index, 2 * source.len(), "looking through demonstrations");
     }
-    let mut taken: BTreeMap<String, Taken> = BTreeMap::new();
-    let fewest = found.iter().map(Vec::len).min().unwrap_or(0).min(most);
-    for ((_, words), of_task) in names.iter().zip(&found) {
-        if of_task.len() < least {
-            let expected = format!("at least {least} demonstrations of {words:?} (data.labelled and data.videos)");
-            return Err(wrong(expected, format!("{} in {path}", of_task.len())));
+    for (words, of_task) in words.iter().zip(&found) {
+        if of_task.len() < wanted.least {
+            let expected = format!("at least {} demonstrations of {words:?}", wanted.least);
+            return Err(wrong(expected, format!("{} in {}", of_task.len(), wanted.path)));
         }
     }
-    for number in 0..fewest {
-        for ((scene, words), of_task) in names.iter().zip(&found) {
+    let each = found.iter().map(Vec::len).min().unwrap_or(0).min(wanted.most);
+    let mut taken: BTreeMap<String, Taken> = BTreeMap::new();
+    for number in 0..each {
+        for ((task, words), of_task) in tasks.iter().zip(&words).zip(&found) {
             let Some(&index) = of_task.get(number) else { continue };
             let read = reader.read(index)?;
-            let record = taken.entry(words.clone()).or_default();
+            let record = taken.entry((*words).to_owned()).or_default();
+            record.demonstrations += 1;
             record.cut += usize::from(read.len() > libero.demo_steps);
             record.padded += usize::from(read.len() < libero.demo_steps);
-            let is_labelled = number < context.config.data.labelled;
-            *(if is_labelled { &mut record.labelled } else { &mut record.videos }) += 1;
-            let name = |camera: &str| source.gr00t_camera(camera).to_owned();
-            let source = Scene::new(scene.suite(), scene.task(), Split::Train, Range::Demo, number as u32)?;
-            let problem =
-                |(expected, got): (String, String)| wrong(expected, format!("{got} in demonstration {index}"));
-            let episode = stacked(&read, libero, name).map_err(problem)?;
-            write(number, Episode { source: source.to_string(), ..episode })?;
+            let camera = |name: &str| source.gr00t_camera(name).to_owned();
+            let problem = |(expected, got)| wrong(expected, format!("{got} in demonstration {index}"));
+            let episode = stacked(&read, libero, camera).map_err(problem)?;
+            write(number, Episode { source: scene(*task, number)?.to_string(), ..episode })?;
         }
-        context.progress.tick(source.len() + number * names.len(), source.len() + fewest * names.len(), path);
+        context.progress.tick(each + number, 2 * each, "taking over demonstrations");
     }
     Ok(taken)
-}
-
-fn named(suite: Suite, task: usize) -> Result<(Scene, String), PipelineError> {
-    let scene = Scene::new(suite, task, Split::Train, Range::Demo, 0)?;
-    Ok((scene, scene.task_info().instruction.to_owned()))
 }
 
 /// A demonstration of the simulator as one of the run: every `stride`-th observation with the actions up to the next,

@@ -74,6 +74,9 @@ pub struct LiberoSection {
     pub flip: Flip,
     /// Steps with an open gripper before anything is seen: objects start in the air.
     pub settle_steps: usize,
+    /// Whether the arm starts with robosuite's noise in scenes that the simulator draws, as it does in the benchmark's
+    /// fixed states; without it post-training starts in one pose, and evaluation does not.
+    pub arm_noise: bool,
     /// robosuite's controller.
     pub controller: String,
     /// Corners of meshes that are only looked at lie on a grid of so many millimetres; 0 for as they are.
@@ -96,6 +99,7 @@ impl Default for LiberoSection {
             render: 128,
             flip: Flip::Vertical,
             settle_steps: 10,
+            arm_noise: true,
             controller: "OSC_POSE".into(),
             mesh_cell_mm: 8,
             samples: 0,
@@ -118,6 +122,7 @@ impl LiberoSection {
             rebuild: false,
             mesh_cell_mm: number(self.mesh_cell_mm),
             samples: number(self.samples),
+            arm_noise: self.arm_noise,
             replan: self.stride,
             max_steps: Vec::new(),
             ..EvalProtocol::LiberoOpenpi.settings()

@@ -125,7 +125,7 @@ fn libero_in_words(context: &Context) -> String {
     format!(
         "Suites: {}; tasks: {}. Of each task {} demonstrations have actions; they train the base policy and both adapters. A \
          world model saw these and {} further ones as action-free video, and imagined how each of {} post-training scenes per \
-         task should unfold, which the simulator draws by their seeds. All numbers are of {} of the benchmark's 50 fixed \
+         task should unfold, which the simulator draws by their seeds, {} noise of the arm at the start. All numbers are of {} of the benchmark's 50 fixed \
          initial states of each task, on which nothing was trained or chosen. The base policy itself stays frozen.\n\nAn \
          episode ends after {} steps of the simulator at 20 a second. The policy decides {} of them at a time, from two images \
          of 64 pixels a side, rendered with {} a side and flipped by `{}`, and the state of the hand; {} steps with an open \
@@ -136,6 +136,7 @@ fn libero_in_words(context: &Context) -> String {
         data.labelled,
         data.videos,
         data.posttrain_scenes,
+        if libero.arm_noise { "with" } else { "without" },
         config.eval.scenes,
         libero.max_steps,
         config.world.model.autoencoder.frames * libero.stride,

@@ -129,7 +129,7 @@ fn whole_run() {
     let described = fs_err::read_to_string(folder.path().join("straight/environment.json")).unwrap();
     assert!(described.contains("\"played\": \"1\"") && described.contains("\"vertical\""), "{described}");
     let taken = fs_err::read_to_string(folder.path().join("straight/data/demonstrations.json")).unwrap();
-    assert!(taken.contains("\"labelled\": 2") && taken.contains("\"videos\": 3"), "{taken}");
+    assert!(taken.contains("\"demonstrations\": 5") && taken.contains("\"cut\": 5"), "{taken}");
     until("resumed", Stage::Align, false);
     until("resumed", Stage::Report, true);
     common::assert_same_results(&folder.path().join("straight"), &folder.path().join("resumed"));

@@ -110,9 +110,11 @@ fn scenes_and_actions() {
     let outcomes = environment.step(&[row(1.0, 2.0), row(0.5, 0.0)].concat()).unwrap();
     assert_eq!(outcomes.iter().map(|outcome| outcome.success).collect::<Vec<_>>(), [true, false]);
     assert_eq!(outcomes[1].observation.cameras[0].rgb[..3], [4, 0, 7]);
-    // One that nobody asks about any more stands still.
+    // One that nobody asks about any more stands still, and still has something to show to a policy.
+    environment.step_unseen(&[row(0.0, 0.0), row(0.0, 0.0)].concat()).unwrap();
     environment.dismiss(0);
     let outcomes = environment.step(&[row(1.0, 2.0), row(0.5, 0.0)].concat()).unwrap();
+    assert_eq!(outcomes[0].observation.cameras[0].rgb[..3], [4, 0, 7]);
     assert_eq!((outcomes[0].observation.proprio[0], outcomes[1].observation.proprio[0]), (6.0, 1.5));
     let seen = environment.reset(&[seeded(6)]).unwrap();
     assert_eq!((seen.len(), seen[0].proprio[0]), (1, 0.0));

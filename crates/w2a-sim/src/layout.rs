@@ -247,8 +247,8 @@ mod tests {
     fn splits_share_no_scene() {
         let mut seen = std::collections::HashMap::new();
         each_task(|suite, task| {
-            for (&split, &range) in
-                Split::ALL.iter().flat_map(|split| Range::ALL.iter().map(move |range| (split, range)))
+            for (&split, range) in
+                Split::ALL.iter().flat_map(|split| [Range::Narrow, Range::Full].map(|range| (split, range)))
             {
                 for index in 0..50 {
                     let scene = Scene::new(suite, task, split, range, index).unwrap();

@@ -50,6 +50,8 @@ struct Lane {
     /// What the episode's environment was told to do so far, in its own actions.
     done: Vec<f32>,
     last: Option<StepOutcome>,
+    /// The images that were drawn last: what one that is dismissed goes on to show.
+    drawn: Vec<Camera>,
     is_dismissed: bool,
     attempts: u32,
 }
@@ -115,7 +117,11 @@ impl WorkerEnvironment {
                     Err(error) => lane.again(&self.setup, &error, seeing)?,
                 });
             }
-            outcomes.extend(lane.last.clone());
+            let mut outcome = lane.last.clone();
+            if let Some(outcome) = outcome.as_mut().filter(|_| lane.is_dismissed && seeing) {
+                outcome.observation.cameras.clone_from(&lane.drawn);
+            }
+            outcomes.extend(outcome);
         }
         Ok(outcomes)
     }
@@ -222,6 +228,7 @@ impl Lane {
         let reduce = |camera: &Camera| camera.reduced(camera.height / side).filter(|small| small.height == side);
         let cameras: Option<Vec<Camera>> = observation.cameras.iter().map(reduce).collect();
         observation.cameras = cameras.ok_or_else(|| wrong("images of the rendered side", one))?;
+        self.drawn.clone_from(&observation.cameras);
         Ok(StepOutcome { observation, success })
     }
 

@@ -73,6 +73,10 @@ pub struct Settings {
     /// Without sensors: samples of a pixel; 0 for one, 4 is MuJoCo's own choice.
     #[serde(default = "mujoco_samples")]
     pub samples: u32,
+    /// Whether the arm starts with robosuite's noise, as in the benchmark's fixed states, where the scene is a draw;
+    /// LIBERO's own draws always start it in one pose.
+    #[serde(default)]
+    pub arm_noise: bool,
     /// Actions of a chunk that are carried out before the policy is asked again.
     pub replan: usize,
     /// Control steps of an episode, by suite.
@@ -133,6 +137,7 @@ impl EvalProtocol {
             rebuild: true,
             mesh_cell_mm: 0,
             samples: mujoco_samples(),
+            arm_noise: false,
             replan: 5,
             // openpi: the longest demonstration of each suite and a little more.
             max_steps: steps([220, 280, 300, 520, 400]),
@@ -182,6 +187,7 @@ impl Settings {
             "rebuild",
             "mesh_cell_mm",
             "samples",
+            "arm_noise",
         ];
         Value::map([("settings", Value::map(names.map(part)))])
     }
