@@ -92,7 +92,9 @@ impl Schedule {
         let order = match left {
             Left::Nothing => schedule.begin(),
             Left::Update { number, parent, upto } => {
-                schedule.phase = Phase::Updating { number, begun: 0, ready: None };
+                // Those that have ended since; those that had not are gone.
+                let begun = usize::try_from(kept.saturating_sub(upto)).unwrap_or(usize::MAX);
+                schedule.phase = Phase::Updating { number, begun, ready: None };
                 Some(Order::Update { number, parent, upto })
             }
             Left::Trial { number, done } => {
@@ -125,6 +127,11 @@ impl Schedule {
             Phase::Trial { .. } => "trial",
             Phase::Judging { .. } => "judging",
         }
+    }
+
+    /// The last episode that the update under way learns from, or that the next one would.
+    pub fn newest_to_learn_from(&self) -> u64 {
+        if matches!(self.phase, Phase::Updating { .. }) { self.learned } else { self.kept }
     }
 
     /// The number of the next episode that is kept.
@@ -318,9 +325,12 @@ mod tests {
     #[test]
     fn what_was_under_way_goes_on_after_a_restart() {
         let update = Left::Update { number: 3, parent: 1, upto: 9 };
-        let (mut schedule, order) = Schedule::new(RULES, 1, 3, 10, 9, update);
-        assert_eq!(order, Some(Order::Update { number: 3, parent: 1, upto: 9 }));
-        assert_eq!((schedule.open(), schedule.open()), (Some(plain(1)), None));
+        let order = Some(Order::Update { number: 3, parent: 1, upto: 9 });
+        let (mut schedule, left) = Schedule::new(RULES, 1, 3, 9, 9, update);
+        assert_eq!((left, schedule.open(), schedule.open()), (order, Some(plain(1)), None));
+        // The one that may begin meanwhile had begun and ended before.
+        let (mut schedule, left) = Schedule::new(RULES, 1, 3, 10, 9, update);
+        assert_eq!((left, schedule.open()), (order, None));
         let trial = |done| Schedule::new(RULES, 1, 3, 10, 9, Left::Trial { number: 3, done });
         let (mut schedule, order) = trial([2, 1]);
         assert_eq!((order, schedule.open()), (None, Some(Ticket { update: 1, trial: Some(3) })));
