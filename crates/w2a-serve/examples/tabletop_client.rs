@@ -5,8 +5,8 @@
 //! cargo run --release -p w2a-serve --example tabletop_client -- groot://127.0.0.1:5555 object/0/posttrain/full 0 200
 //! ```
 //!
-//! Arguments: the server, suite/task/split/range, the first scene's number, and how many. Every chunk is executed for four
-//! control steps, sixteen chunks an episode.
+//! Arguments: the server, suite/task/split/range, the first scene's number, how many, and chunks an episode (16 if nothing
+//! is said). Every chunk is executed for four control steps.
 
 use std::error::Error;
 use std::time::Instant;
@@ -16,15 +16,16 @@ use w2a_serve::{Layout, Patience, RemotePolicy};
 use w2a_sim::{ACTION_WIDTH, Environment, Scene, Tabletop};
 
 const STEPS: usize = 4;
-const CHUNKS: usize = 16;
+const CHUNKS: u32 = 16;
 /// Episodes between two lines.
 const LINE: u32 = 25;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [url, scenes, first, count] = arguments.as_slice() else {
-        return Err("expected: SERVER SUITE/TASK/SPLIT/RANGE FIRST COUNT".into());
+    let [url, scenes, first, count, more @ ..] = arguments.as_slice() else {
+        return Err("expected: SERVER SUITE/TASK/SPLIT/RANGE FIRST COUNT [CHUNKS]".into());
     };
+    let chunks: u32 = more.first().map_or(Ok(CHUNKS), |text| text.parse())?;
     let (first, count): (u32, u32) = (first.parse()?, count.parse()?);
     let mut policy = RemotePolicy::connect(url.parse()?, Layout::tabletop(), None, Patience::default())?;
     let mut environment = Tabletop::new(1);
@@ -35,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let words = [scene.task_info().instruction];
         let mut seen = environment.reset(&[scene])?;
         let mut success = false;
-        for _ in 0..CHUNKS {
+        for _ in 0..chunks {
             let asked = Instant::now();
             let chunk = policy.act(&seen, &words)?;
             slowest = slowest.max(asked.elapsed().as_secs_f64());
