@@ -58,8 +58,9 @@ mod tests {
     #[test]
     fn sessions_of_one_batch_get_what_each_would_get_alone() {
         let folder = tempfile::tempdir().unwrap();
-        crate::write_tiny_policy(folder.path(), 3).unwrap();
-        let groot = Groot::load(folder.path(), "libero_panda", &GrootOptions::new(&Device::flex())).unwrap();
+        let dir = folder.path().join("tiny");
+        crate::write_tiny_policy(&dir, 3).unwrap();
+        let groot = Groot::load(&dir, "libero_panda", &GrootOptions::new(&Device::flex())).unwrap();
         let seen = |shade: u8, side: usize| {
             let rgb = vec![shade; side * side * 3];
             let camera = |name: &str| Camera { name: name.into(), height: side, width: side, rgb: rgb.clone() };
