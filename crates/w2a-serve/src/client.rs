@@ -40,6 +40,11 @@ impl Client {
         &self.url
     }
 
+    /// Ends the connection; the next question makes another one.
+    pub fn hang_up(&mut self) {
+        self.socket = None;
+    }
+
     /// Asks an endpoint of a GR00T server.
     pub fn groot(&mut self, endpoint: &str, data: Option<Value>) -> Result<Value<'_>, ServeError> {
         let mut entries = vec![("endpoint", Value::text(endpoint))];

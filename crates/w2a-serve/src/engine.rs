@@ -32,7 +32,30 @@ pub enum Sessions {
     /// A policy for each session, as where it draws random numbers or talks to another server. Those of sessions that ask
     /// at the same time are asked side by side.
     Own(MakePolicy),
+    /// One policy that keeps its sessions apart: their observations are batched as well.
+    Joint(Box<dyn JointPolicy>),
 }
+
+/// A policy for all sessions that remembers something of each.
+pub trait JointPolicy: Send {
+    /// Chunks for these observations, `[rows, horizon, A]`. Rows of a session follow one another.
+    ///
+    /// # Errors
+    /// Observations that do not fit, also to one another: then each session is asked about alone. Nothing may be remembered
+    /// of a call that fails.
+    fn act(
+        &mut self,
+        places: &[Place],
+        observations: &[Observation],
+        instructions: &[&str],
+    ) -> Result<Vec<f32>, NnError>;
+
+    /// A session's episode is over, or the session is.
+    fn forget(&mut self, session: u64);
+}
+
+/// [`Policy::act`] or [`JointPolicy::act`].
+type Act<'a> = &'a mut dyn FnMut(&Rows, &[&str]) -> Result<Vec<f32>, NnError>;
 
 /// What a server serves.
 pub struct Served {
@@ -151,6 +174,9 @@ impl Worker {
                 Order::Stop => return,
                 Order::Close { session } => {
                     self.own.remove(&session);
+                    if let Sessions::Joint(policy) = &mut self.sessions {
+                        policy.forget(session);
+                    }
                 }
                 Order::Reset { session, done } => {
                     // A client that is gone does not want to know.
@@ -182,7 +208,14 @@ impl Worker {
 
     fn answer(&mut self, jobs: Vec<Job>) {
         match &mut self.sessions {
-            Sessions::Shared(policy) => self.ask.together(policy.as_mut(), jobs, &self.metrics),
+            Sessions::Shared(policy) => {
+                let mut act = |rows: &Rows, words: &[&str]| policy.act(&rows.observations, words);
+                self.ask.together(&mut act, jobs, &self.metrics);
+            }
+            Sessions::Joint(policy) => {
+                let mut act = |rows: &Rows, words: &[&str]| policy.act(&rows.places, &rows.observations, words);
+                self.ask.together(&mut act, jobs, &self.metrics);
+            }
             Sessions::Own(make) => {
                 let mut taken = Vec::with_capacity(jobs.len());
                 for job in jobs {
@@ -205,8 +238,13 @@ impl Worker {
 
     fn reset(&mut self, session: u64) -> Result<(), ServeError> {
         // A shared policy has no memory, and a session that has not asked yet has no policy.
-        if let Some(policy) = self.own.get_mut(&session) {
-            policy.reset();
+        match &mut self.sessions {
+            Sessions::Joint(policy) => policy.forget(session),
+            Sessions::Own(_) | Sessions::Shared(_) => {
+                if let Some(policy) = self.own.get_mut(&session) {
+                    policy.reset();
+                }
+            }
         }
         Ok(())
     }
@@ -214,7 +252,7 @@ impl Worker {
 
 impl Ask {
     /// One policy for all jobs: one batch.
-    fn together(&self, policy: &mut dyn Policy, jobs: Vec<Job>, metrics: &Metrics) {
+    fn together(&self, act: Act, jobs: Vec<Job>, metrics: &Metrics) {
         let mut all = Rows::default();
         let mut waiting = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -222,7 +260,7 @@ impl Ask {
             all.push(job.session, job.asked);
         }
         metrics.batch(all.places.len());
-        let together = self.chunks(policy, &all);
+        let together = self.chunks(act, &all);
         let mut start = 0;
         for (count, answer) in &waiting {
             let rows = start..start + count;
@@ -233,7 +271,7 @@ impl Ask {
                     Ok(chunks.get(rows.start * row..rows.end * row).unwrap_or_default().to_vec())
                 }
                 // One client's observation must not fail the others'.
-                Err(_) if waiting.len() > 1 => self.chunks(policy, &all.part(rows)),
+                Err(_) if waiting.len() > 1 => self.chunks(act, &all.part(rows)),
                 Err(error) => Err(ServeError::message("policy", "an answer", error.to_string())),
             };
             // A client that is gone does not want to know.
@@ -246,7 +284,8 @@ impl Ask {
         let one = |(mut policy, job): (BoxedPolicy, Job)| {
             let mut rows = Rows::default();
             rows.push(job.session, job.asked);
-            let _ = job.answer.send(self.chunks(policy.as_mut(), &rows));
+            let mut act = |rows: &Rows, words: &[&str]| policy.act(&rows.observations, words);
+            let _ = job.answer.send(self.chunks(&mut act, &rows));
             (job.session, policy)
         };
         if taken.len() < 2 {
@@ -265,10 +304,10 @@ impl Ask {
     }
 
     /// The chunks for some observations, bent if they are to be.
-    fn chunks(&self, policy: &mut dyn Policy, rows: &Rows) -> Answer {
+    fn chunks(&self, act: Act, rows: &Rows) -> Answer {
         let Rows { places, observations, instructions } = rows;
         let words: Vec<&str> = instructions.iter().map(String::as_str).collect();
-        let base = guarded(self.row, places.len(), || policy.act(observations, &words))?;
+        let base = guarded(self.row, places.len(), || act(rows, &words))?;
         match &self.bent {
             None => Ok(base),
             Some((row, bend)) => guarded(*row, places.len(), || bend.bend(places, observations, instructions, &base)),

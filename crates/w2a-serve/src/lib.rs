@@ -23,7 +23,7 @@ pub mod simulator;
 mod transport;
 
 pub use bend::{Bend, Ending, Place};
-pub use engine::{BoxedPolicy, MakePolicy, Served, Sessions};
+pub use engine::{BoxedPolicy, JointPolicy, MakePolicy, Served, Sessions};
 pub use error::ServeError;
 pub use layout::{CameraLayout, Layout, OPENPI_PROMPT, OPENPI_STATE, Part};
 pub use remote::{Patience, RemotePolicy, Url};

@@ -239,12 +239,11 @@ impl Policy for RemotePolicy {
         }
         let result = match self.client.url().protocol {
             Protocol::Groot => self.forget().and_then(|()| self.groot(observations, instructions)),
-            Protocol::Openpi => {
+            Protocol::Openpi => self.forget().and_then(|()| {
                 let rows = observations.iter().zip(instructions);
-                rows.map(|(observation, words)| self.openpi(observation, words))
-                    .collect::<Result<Vec<_>, _>>()
-                    .map(|rows| rows.concat())
-            }
+                let rows: Result<Vec<_>, _> = rows.map(|(seen, words)| self.openpi(seen, words)).collect();
+                Ok(rows?.concat())
+            }),
         };
         result.map_err(|error| failed(&self.client, error))
     }
@@ -256,12 +255,21 @@ impl Policy for RemotePolicy {
 }
 
 impl RemotePolicy {
-    fn forget(&mut self) -> Result<(), ServeError> {
-        if self.needs_reset {
-            self.client.groot("reset", Some(Value::map([("options", Value::Nil)])))?;
-            self.needs_reset = false;
+    /// Tells the server now that the episode is over: by GR00T's `reset`, or, as openpi has no word for it, by hanging up.
+    ///
+    /// # Errors
+    /// A server that is gone, or refuses.
+    pub fn end_episode(&mut self) -> Result<(), ServeError> {
+        match self.client.url().protocol {
+            Protocol::Groot => drop(self.client.groot("reset", Some(Value::map([("options", Value::Nil)])))?),
+            Protocol::Openpi => self.client.hang_up(),
         }
+        self.needs_reset = false;
         Ok(())
+    }
+
+    fn forget(&mut self) -> Result<(), ServeError> {
+        if self.needs_reset { self.end_episode() } else { Ok(()) }
     }
 }
 

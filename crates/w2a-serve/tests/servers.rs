@@ -2,14 +2,17 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use w2a_data::{Camera, Observation};
 use w2a_nn::NnError;
 use w2a_policy::Policy;
-use w2a_serve::{Layout, Patience, Protocol, RemotePolicy, Served, Server, ServerConfig, Sessions};
+use w2a_serve::{
+    Bend, Ending, Layout, Patience, Place, Protocol, RemotePolicy, ServeError, Served, Server, ServerConfig, Sessions,
+};
 
 const HORIZON: usize = 3;
 
@@ -168,6 +171,158 @@ fn sessions_have_their_own_state_and_reset_is_theirs_alone() {
     assert_eq!((ask(&mut one), ask(&mut one), ask(&mut two)), (1.0, 2.0, 1.0));
     one.reset();
     assert_eq!((ask(&mut one), ask(&mut two)), (1.0, 2.0));
+}
+
+/// Says that it was asked, and waits until the other one was.
+struct Meeting {
+    here: Sender<()>,
+    other: Receiver<()>,
+}
+
+impl Policy for Meeting {
+    fn horizon(&self) -> usize {
+        1
+    }
+    fn action_dim(&self) -> usize {
+        7
+    }
+    fn act(&mut self, _: &[Observation], words: &[&str]) -> Result<Vec<f32>, NnError> {
+        if words.contains(&"slow") {
+            std::thread::sleep(Duration::from_millis(1500));
+            return Ok(vec![0.0; 7]);
+        }
+        let _ = self.here.send(());
+        let met = self.other.recv_timeout(Duration::from_secs(5)).is_ok();
+        Ok(vec![f32::from(u8::from(met)); 7])
+    }
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn sessions_with_policies_of_their_own_are_asked_side_by_side() {
+    let [(to_a, a), (to_b, b)] = [channel(), channel()];
+    // The first to ask is the one that keeps the others waiting.
+    let mut ends = vec![(to_b, a), (to_a, b), channel()];
+    let make = Box::new(move |_| {
+        let (here, other) = ends.pop().unwrap_or_else(channel);
+        Ok(Box::new(Meeting { here, other }) as w2a_serve::BoxedPolicy)
+    });
+    let server = start(Protocol::Groot, Sessions::Own(make), 1, |_| {});
+    let ask = |words: &'static str| {
+        let mut remote = connect(Protocol::Groot, server.address(), None).unwrap();
+        std::thread::spawn(move || remote.act(&[observation(1.0)], &[words]).unwrap()[0])
+    };
+    let slow = ask("slow");
+    std::thread::sleep(Duration::from_millis(300));
+    let both = [ask("meet"), ask("meet")];
+    slow.join().unwrap();
+    assert_eq!(both.map(|asked| asked.join().unwrap()), [1.0, 1.0]);
+}
+
+/// Doubles what the policy says, and writes down what it is told.
+#[derive(Default)]
+struct Doubling(Mutex<Vec<String>>);
+
+impl Doubling {
+    fn note(&self, words: String) {
+        self.0.lock().unwrap().push(words);
+    }
+}
+
+impl Bend for Doubling {
+    fn horizon(&self) -> usize {
+        2
+    }
+    fn admit(&self, session: u64, instructions: &[&str]) -> Result<(), ServeError> {
+        self.note(format!("admit {session} {instructions:?}"));
+        Ok(())
+    }
+    fn bend(&self, places: &[Place], _: &[Observation], _: &[String], base: &[f32]) -> Result<Vec<f32>, NnError> {
+        let rows: Vec<usize> = places.iter().map(|place| place.row).collect();
+        self.note(format!("bend {rows:?}"));
+        Ok(base.chunks_exact(HORIZON * 7).flat_map(|row| row[..14].iter().map(|value| 2.0 * value)).collect())
+    }
+    fn settle(&self, session: u64) {
+        self.note(format!("settle {session}"));
+    }
+    fn end(&self, session: u64, ending: Ending) {
+        self.note(format!("end {session} {ending:?}"));
+    }
+    fn metrics(&self) -> String {
+        "doubled 1\n".into()
+    }
+    fn status(&self) -> Option<String> {
+        Some("{}".into())
+    }
+}
+
+#[test]
+fn what_bends_chunks_is_told_of_every_request_and_of_every_end() {
+    let bend = Arc::new(Doubling::default());
+    let sessions = Sessions::Shared(Box::new(Telling));
+    let served = Served { layout: Layout::tabletop(), horizon: HORIZON, sessions, bend: Some(bend.clone()) };
+    let config = ServerConfig { port: 0, ..ServerConfig::new(Protocol::Groot) };
+    let server = Server::start(served, &config, Arc::default()).unwrap();
+    let mut remote = connect(Protocol::Groot, server.address(), None).unwrap();
+    assert_eq!(remote.horizon(), 2);
+    let chunks = remote.act(&[observation(1.0), observation(2.0)], &["a", "bc"]).unwrap();
+    assert_eq!((chunks.len(), chunks[0], chunks[14], chunks[16]), (28, 2.0, 4.0, 4.0));
+    assert!(remote.act(&[observation(1.0)], &["fail"]).is_err());
+    remote.end_episode().unwrap();
+    assert!(http(server.address(), "/metrics").ends_with("doubled 1\n"));
+    assert!(http(server.address(), "/learning").ends_with("{}"));
+    drop(remote);
+    drop(server);
+    let told = bend.0.lock().unwrap().clone();
+    let [first, rest @ ..] = told.as_slice() else { panic!("{told:?}") };
+    let session = first.split(' ').nth(1).unwrap();
+    assert_eq!(*first, format!("admit {session} [\"a\", \"bc\"]"));
+    let expected = [
+        "bend [0, 1]".to_owned(),
+        format!("settle {session}"),
+        format!("admit {session} [\"fail\"]"),
+        format!("end {session} Reset"),
+        format!("end {session} Left"),
+    ];
+    let of_it: Vec<&String> = rest.iter().filter(|note| note.starts_with("bend") || note.contains(session)).collect();
+    assert_eq!(of_it, expected.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_server_that_does_not_learn_says_so() {
+    let server = telling(Protocol::Openpi);
+    assert!(http(server.address(), "/learning").starts_with("HTTP/1.1 404 "));
+    let server = start(Protocol::Groot, Sessions::Shared(Box::new(Telling)), HORIZON, |config| {
+        config.token = Some("s3cret".into());
+    });
+    let post = |head: &str| {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.write_all(format!("POST /learning/rollback/1 HTTP/1.1\r\n{head}\r\n").as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    assert!(post("").starts_with("HTTP/1.1 401 "));
+    assert!(post("authorization: Api-Key s3cret\r\n").contains("expected a server that learns"));
+}
+
+#[test]
+fn a_client_that_says_nothing_is_let_go_and_may_come_back() {
+    for protocol in Protocol::ALL {
+        let server = start(protocol, Sessions::Shared(Box::new(Telling)), HORIZON, |config| {
+            config.idle = Duration::from_millis(150);
+        });
+        let mut remote = connect(protocol, server.address(), None).unwrap();
+        assert_eq!(remote.act(&[observation(1.0)], &["x"]).unwrap()[0], 1.0);
+        let open = || http(server.address(), "/metrics").contains("w2a_connections_open 1\n");
+        let begun = std::time::Instant::now();
+        // The page's own connection is the one that is left.
+        while !open() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "still connected");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(remote.act(&[observation(2.0)], &["x"]).unwrap()[0], 2.0);
+    }
 }
 
 #[test]

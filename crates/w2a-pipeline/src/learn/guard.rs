@@ -74,8 +74,15 @@ pub(super) fn distance(
 
 #[cfg(test)]
 mod tests {
+    use w2a_posttrain::{Record, video_distance};
+    use w2a_world::WorldModel;
+
     use super::{Distances, seen_video};
+    use crate::arms::Arm;
+    use crate::context::Context;
     use crate::learn::episode::tests::kept;
+    use crate::stage2::Shared;
+    use crate::world::{Imaginer, TUNE};
 
     #[test]
     fn images_between_observations_are_blended_and_the_end_is_held() {
@@ -84,6 +91,57 @@ mod tests {
         let shades: Vec<u8> = (0..13).map(|frame| video.frame(frame)[0]).collect();
         assert_eq!(shades, [0, 10, 20, 30, 40, 40, 40, 40, 40, 40, 40, 40, 40]);
         assert!(seen_video(&[], 3, 4).unwrap_err().to_string().contains("at least one observation"));
+    }
+
+    /// By hand: what the guard sees of rollouts on tuning scenes at several scales, beside what the choice of the gain sees.
+    #[test]
+    #[ignore = "needs a trained run: W2A_RUN=runs/full"]
+    fn what_a_server_sees_ranks_scales_as_whole_videos_do() {
+        let run = std::env::var("W2A_RUN").unwrap();
+        let context = Context::existing(std::path::Path::new(&run)).unwrap();
+        let shared = Shared::load(&context).unwrap();
+        let config = &context.config;
+        let scenes = crate::world::tune_scenes(config).unwrap();
+        let imagined = crate::world::latents(&context, &Imaginer::Main.imagined(TUNE)).unwrap();
+        let (world, chunk_len, chunks) = (&shared.world, shared.world.chunk_len(), config.chunks());
+        let dreamt = world.decode(&imagined).unwrap();
+        eprintln!("gain success | whole | blended | held | both thinned: mean, standard error");
+        for gain in config.posttrain.gains.clone() {
+            let actor = Arm::World2Act.actor(&context, &shared, 0, gain).unwrap();
+            let rollouts = shared.rollouts(&context, actor, &scenes, chunks, Record::Video, |_| {}).unwrap();
+            let mut sides = [const { Vec::new() }; 4];
+            for ((rollout, imagined), dreamt) in rollouts.iter().zip(&imagined).zip(&dreamt) {
+                let far = |video| video_distance(world, world.statistics(), video, imagined, None).unwrap();
+                sides[0].push(far(rollout.video.clone().unwrap()));
+                let seen = seen_video(&rollout.observations, chunks, chunk_len).unwrap();
+                sides[1].push(far(seen.clone()));
+                let len = seen.height * seen.width * 3;
+                let mut held = seen.clone();
+                for frame in 1..seen.frames() {
+                    let from = (frame - 1) / chunk_len * chunk_len + chunk_len;
+                    held.rgb[frame * len..(frame + 1) * len].copy_from_slice(seen.frame(from));
+                }
+                sides[2].push(far(held));
+                let thin: Vec<_> = (0..chunks)
+                    .map(|chunk| w2a_data::Observation {
+                        cameras: vec![w2a_data::Camera {
+                            name: "all".into(),
+                            height: dreamt.height,
+                            width: dreamt.width,
+                            rgb: dreamt.frame(chunk * chunk_len).to_vec(),
+                        }],
+                        proprio: vec![],
+                    })
+                    .collect();
+                let thin = seen_video(&thin, chunks, chunk_len).unwrap();
+                let thin = world.encode(&[thin]).unwrap().remove(0);
+                sides[3].push(video_distance(world, world.statistics(), seen, &thin, None).unwrap());
+            }
+            let success = rollouts.iter().filter(|rollout| rollout.success).count();
+            let words =
+                sides.map(|side| Distances::of(&side)).map(|d| format!("{:.4} ± {:.4}", d.mean, d.standard_error));
+            eprintln!("{gain:.2} {:.3} | {}", success as f32 / rollouts.len() as f32, words.join(" | "));
+        }
     }
 
     #[test]

@@ -121,7 +121,8 @@ pub(super) struct Inner {
     pub paths: Paths,
     pub tell: Tell,
     gain: f32,
-    keep: usize,
+    /// Most episodes that an update learns from.
+    pub keep: usize,
     shortest: usize,
     state: Mutex<State>,
     /// Episodes may begin, or everything ends.
@@ -300,8 +301,8 @@ impl Inner {
         let order = state.schedule.close(ticket, true);
         let _ = self.tasks.send(Task::Imagine(kept));
         self.order(order);
-        let excess = state.episodes.len().saturating_sub(self.keep);
-        let old: Vec<u64> = state.episodes.keys().take(excess).copied().collect();
+        let oldest = state.schedule.newest_to_learn_from().saturating_sub(self.keep as u64) + 1;
+        let old: Vec<u64> = state.episodes.range(..oldest).map(|(number, _)| *number).collect();
         for number in old {
             state.episodes.remove(&number);
             // Space only: an episode that stays on disk is one that the next server reads.

@@ -223,7 +223,9 @@ impl Origin {
             .or_else(|| words("posttrain.stage2", &saved.stage2, &self.stage2))
             .or_else(|| words("world model", &saved.world, &self.world));
         match difference {
-            None => Ok(()),
+            None if saved.run == self.run => Ok(()),
+            // It has moved.
+            None => save_json(&folder.join(Self::FILE), self),
             Some(difference) => Err(PipelineError::Changed { path: folder.to_owned(), difference }),
         }
     }
@@ -298,6 +300,7 @@ mod tests {
         let origin = Origin { run: "runs/demo".into(), policy, seed: 0, gain: 0.1, stage2, world: "ab".into() };
         origin.settle(folder.path()).unwrap();
         Origin { run: "elsewhere".into(), ..origin.clone() }.settle(folder.path()).unwrap();
+        assert_eq!(Origin::read(folder.path()).unwrap().unwrap().run, std::path::Path::new("elsewhere"));
         let error = Origin { gain: 0.2, ..origin.clone() }.settle(folder.path()).unwrap_err().to_string();
         assert!(error.contains("its gain was 0.1, now it is 0.2"), "{error}");
         let other = Origin { policy: "zero".into(), ..origin };

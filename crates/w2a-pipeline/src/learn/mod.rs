@@ -223,7 +223,7 @@ fn resumed(rules: Rules, ledger: &Ledger, episodes: &[Kept]) -> (Schedule, Optio
             let on_trial = episodes.iter().filter(|kept| kept.about.trial == Some(record.number));
             let (ours, theirs): (Vec<&Kept>, Vec<&Kept>) =
                 on_trial.partition(|kept| kept.about.update == record.number);
-            Left::Trial { number: record.number, done: [ours.len(), theirs.len()] }
+            Left::Trial { number: record.number, upto: record.upto, done: [ours.len(), theirs.len()] }
         }
         _ => Left::Nothing,
     };

@@ -64,8 +64,8 @@ pub(super) enum Left {
     Nothing,
     /// An update that was not computed.
     Update { number: u64, parent: u64, upto: u64 },
-    /// A trial, with the episodes of the candidate and of the current weights.
-    Trial { number: u64, done: [usize; 2] },
+    /// An update that was computed from episodes up to `upto`, with those of its trial: the candidate's and the others.
+    Trial { number: u64, upto: u64, done: [usize; 2] },
 }
 
 /// The rules at work.
@@ -89,13 +89,20 @@ impl Schedule {
     /// Goes on where a server ended; the work that it had not done is to be done now.
     pub fn new(rules: Rules, current: u64, newest: u64, kept: u64, learned: u64, left: Left) -> (Self, Option<Order>) {
         let mut schedule = Self { rules, current, newest, kept, learned, phase: Phase::Collecting, halted: false };
+        // Episodes that have ended since; those that had not are gone.
+        let since = |upto: u64| usize::try_from(kept.saturating_sub(upto)).unwrap_or(usize::MAX);
         let order = match left {
             Left::Nothing => schedule.begin(),
             Left::Update { number, parent, upto } => {
-                schedule.phase = Phase::Updating { number, begun: 0, ready: None };
+                schedule.phase = Phase::Updating { number, begun: since(upto), ready: None };
                 Some(Order::Update { number, parent, upto })
             }
-            Left::Trial { number, done } => {
+            // Its trial may not have begun: as many episodes come before it as if the server had not ended.
+            Left::Trial { number, upto, done: [0, 0] } => {
+                schedule.phase = Phase::Updating { number, begun: since(upto), ready: Some(true) };
+                None
+            }
+            Left::Trial { number, done, .. } => {
                 schedule.phase = Phase::Trial { number, sides: done.map(|done| Side { open: 0, done }) };
                 schedule.complete()
             }
@@ -125,6 +132,11 @@ impl Schedule {
             Phase::Trial { .. } => "trial",
             Phase::Judging { .. } => "judging",
         }
+    }
+
+    /// The last episode that the update under way learns from, or that the next one would.
+    pub fn newest_to_learn_from(&self) -> u64 {
+        if matches!(self.phase, Phase::Updating { .. }) { self.learned } else { self.kept }
     }
 
     /// The number of the next episode that is kept.
@@ -318,13 +330,21 @@ mod tests {
     #[test]
     fn what_was_under_way_goes_on_after_a_restart() {
         let update = Left::Update { number: 3, parent: 1, upto: 9 };
-        let (mut schedule, order) = Schedule::new(RULES, 1, 3, 10, 9, update);
-        assert_eq!(order, Some(Order::Update { number: 3, parent: 1, upto: 9 }));
-        assert_eq!((schedule.open(), schedule.open()), (Some(plain(1)), None));
-        let trial = |done| Schedule::new(RULES, 1, 3, 10, 9, Left::Trial { number: 3, done });
+        let order = Some(Order::Update { number: 3, parent: 1, upto: 9 });
+        let (mut schedule, left) = Schedule::new(RULES, 1, 3, 9, 9, update);
+        assert_eq!((left, schedule.open(), schedule.open()), (order, Some(plain(1)), None));
+        // The one that may begin meanwhile had begun and ended before.
+        let (mut schedule, left) = Schedule::new(RULES, 1, 3, 10, 9, update);
+        assert_eq!((left, schedule.open()), (order, None));
+        let trial = |done| Schedule::new(RULES, 1, 3, 10, 9, Left::Trial { number: 3, upto: 9, done });
         let (mut schedule, order) = trial([2, 1]);
         assert_eq!((order, schedule.open()), (None, Some(Ticket { update: 1, trial: Some(3) })));
         assert_eq!(trial([2, 2]).1, Some(Order::Judge { number: 3 }));
+        // Computed before its trial was due: the episode that comes before it still does.
+        let due = |kept| Schedule::new(RULES, 1, 3, kept, 9, Left::Trial { number: 3, upto: 9, done: [0, 0] }).0;
+        let on_trial = Some(Ticket { update: 3, trial: Some(3) });
+        let (mut before, mut after) = (due(9), due(10));
+        assert_eq!((before.open(), before.open(), after.open()), (Some(plain(1)), on_trial, on_trial));
         // Killed between the last episode and the update that it was enough for.
         let (_, order) = Schedule::new(RULES, 1, 3, 13, 9, Left::Nothing);
         assert_eq!(order, Some(Order::Update { number: 4, parent: 1, upto: 13 }));

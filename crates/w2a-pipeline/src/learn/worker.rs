@@ -116,7 +116,9 @@ impl Worker {
                 return Ok(());
             }
             state.ledger.write(Record::new(number, parent, upto, Status::Computing, ""), None)?;
-            let known = state.episodes.range(..=upto).map(|(_, entry)| (Arc::clone(&entry.kept), entry.found.clone()));
+            let oldest = upto.saturating_sub(self.inner.keep as u64) + 1;
+            let known =
+                state.episodes.range(oldest..=upto).map(|(_, entry)| (Arc::clone(&entry.kept), entry.found.clone()));
             let pool: Vec<_> = known.filter_map(|(kept, found)| Some((kept, found?))).collect();
             (pool, state.ledger.weights(parent)?)
         };
@@ -181,7 +183,9 @@ impl Worker {
         let verdict = Verdict::of(&candidate, &current);
         state.ledger.change(number, |record| {
             (record.status, record.reason) = (verdict.status(), verdict.words.clone());
-            (record.candidate, record.current) = (Some(candidate), Some(current));
+            // JSON has no word for what is not finite.
+            let [candidate, current] = [candidate, current].map(|side| side.mean.is_finite().then_some(side));
+            (record.candidate, record.current) = (candidate, current);
         })?;
         let order = state.schedule.judged(number, verdict.is_accepted);
         self.inner.order(order);
@@ -201,8 +205,8 @@ struct Verdict {
 impl Verdict {
     /// Accepted unless its episodes are further from their imagination than those of the weights in use.
     fn of(candidate: &Distances, current: &Distances) -> Self {
-        // Also where one of them is no number.
-        let is_accepted = candidate.mean <= current.mean;
+        // Not where there is nothing to compare, or no number.
+        let is_accepted = candidate.episodes.min(current.episodes) > 0 && candidate.mean <= current.mean;
         let words = format!(
             "{}: executed video is {:.4} ± {:.4} from the imagination with it, {:.4} ± {:.4} without ({} and {} episodes)",
             if is_accepted { "accepted" } else { "refused" },
@@ -277,7 +281,8 @@ mod tests {
         let side = |mean| Distances { episodes: 4, mean, standard_error: 0.1 };
         let accepted = |candidate, current| Verdict::of(&side(candidate), &side(current)).is_accepted;
         assert!(accepted(0.8, 0.9) && accepted(0.9, 0.9));
-        assert!(!accepted(0.91, 0.9) && !accepted(f32::NAN, 0.9));
+        assert!(!accepted(0.91, 0.9) && !accepted(f32::NAN, 0.9) && !accepted(0.9, f32::NAN));
+        assert!(!Verdict::of(&Distances::of(&[]), &side(0.9)).is_accepted);
         let words = Verdict::of(&side(1.0), &side(0.9)).words;
         assert!(words.starts_with("refused: executed video is 1.0000 ± 0.1000 from the imagination"), "{words}");
     }

@@ -1,6 +1,7 @@
 //! `serve`: a policy, bent by what stage 2 trained or not, on the wire.
 
 pub(crate) mod bent;
+mod joint;
 mod source;
 
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::context::Context;
 use crate::learn::{LearnRequest, Tell};
 use crate::policy::{base, token};
 use bent::{Bent, check_horizon};
+use joint::JointGroot;
 
 /// Actions per chunk of the policies that know no better: as many as GR00T's for LIBERO.
 const HORIZON: usize = 16;
@@ -143,9 +145,7 @@ fn plain(request: &ServeRequest) -> Result<Served, PipelineError> {
         PolicySource::Groot(dir) => {
             let groot = groot(request, dir)?;
             let (layout, horizon) = (Layout::of_groot(&groot)?, groot.horizon());
-            // Its noise is counted from a session's reset; the weights are shared.
-            let make = move |_| -> Result<BoxedPolicy, NnError> { Ok(Box::new(groot.clone())) };
-            Served { layout, horizon, sessions: Sessions::Own(Box::new(make)), bend: None }
+            Served { layout, horizon, sessions: Sessions::Joint(Box::new(JointGroot::new(groot))), bend: None }
         }
         PolicySource::Remote(url) => {
             let (url, names) = (url.clone(), layout.clone());

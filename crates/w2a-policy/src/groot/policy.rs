@@ -186,8 +186,46 @@ impl Groot {
 
     /// The noise of the next call.
     pub(super) fn next_noise(&self, batch: usize) -> Vec<f32> {
-        let mut stream = w2a_data::stream(self.seed, &format!("groot/noise/{}", self.calls));
+        self.noise_of(self.calls, batch)
+    }
+
+    /// The noise of the call after `calls` others.
+    fn noise_of(&self, calls: u64, batch: usize) -> Vec<f32> {
+        let mut stream = w2a_data::stream(self.seed, &format!("groot/noise/{calls}"));
         normal(&mut stream, self.noise_shape(batch).iter().product())
+    }
+
+    /// [`Policy::act`] for several callers at once, who follow one another: each group is its caller's number of earlier
+    /// calls and of observations. Each gets the noise that it would get alone, and up to rounding the same actions.
+    ///
+    /// # Errors
+    /// As [`Policy::act`]; groups that are not as many observations; images that differ in size.
+    pub fn act_in_groups(
+        &self,
+        observations: &[Observation],
+        instructions: &[&str],
+        groups: &[(u64, usize)],
+    ) -> Result<Vec<f32>, NnError> {
+        let batch = observations.len();
+        if groups.iter().map(|(_, rows)| rows).sum::<usize>() != batch {
+            return Err(wrong(
+                "groups of a call of GR00T",
+                format!("{batch} observations in all"),
+                format!("{groups:?}"),
+            ));
+        }
+        let observation = self.parts.gathered(observations, instructions)?;
+        let noise = groups.iter().flat_map(|(calls, rows)| self.noise_of(*calls, *rows)).collect();
+        let actions = self.act_from(&observation, noise)?;
+        let horizon = self.parts.normalisation.horizon();
+        let mut out = Vec::with_capacity(batch * horizon * self.parts.normalisation.action_dim());
+        for row in 0..batch * horizon {
+            for (key, width) in self.action_widths() {
+                let values = actions.get(key).and_then(|array| array.data.get(row * width..(row + 1) * width));
+                out.extend_from_slice(values.unwrap_or_default());
+            }
+        }
+        Ok(out)
     }
 
     /// [`Groot::act`] from given noise, of [`Groot::noise_shape`] row-major.
@@ -365,15 +403,8 @@ impl Policy for Groot {
         if observations.is_empty() && instructions.is_empty() {
             return Ok(Vec::new());
         }
-        let observation = self.parts.gathered(observations, instructions)?;
-        let actions = Groot::act(self, &observation)?;
-        let (horizon, batch) = (self.horizon(), observations.len());
-        let mut out = Vec::with_capacity(batch * horizon * self.action_dim());
-        for row in 0..batch * horizon {
-            for (key, width) in self.action_widths() {
-                out.extend_from_slice(&actions[key].data[row * width..(row + 1) * width]);
-            }
-        }
+        let out = self.act_in_groups(observations, instructions, &[(self.calls, observations.len())])?;
+        self.calls += 1;
         Ok(out)
     }
 

@@ -142,3 +142,35 @@ impl ServeArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use w2a_pipeline::{LearnRequest, ServeRequest};
+
+    use crate::args::{Action, parse};
+
+    fn serve(more: &[&str]) -> Result<ServeRequest, String> {
+        let words = ["world2act", "serve", "--policy", "zero", "--protocol", "groot"].iter().chain(more);
+        match parse(words.map(OsString::from).collect::<Vec<_>>()) {
+            Ok(Action::Serve(request)) => Ok(*request),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn learning_has_the_defaults_of_the_library_and_its_flags_mean_nothing_alone() {
+        assert_eq!(serve(&[]).unwrap().learn, None);
+        assert_eq!(serve(&["--learn", "runs/a"]).unwrap().learn, Some(LearnRequest::new("runs/a".into())));
+        let flags = ["--learn", "runs/a", "--learn-out", "b", "--learn-gain", "0.2", "--rollback", "3"];
+        let learn = serve(&flags).unwrap().learn.unwrap();
+        assert_eq!((learn.out, learn.gain, learn.rollback), (Some("b".into()), Some(0.2), Some(3)));
+        for alone in [["--rollback", "3"], ["--learn-batch", "8"], ["--learn-out", "b"], ["--learn-gain", "1"]] {
+            let error = serve(&alone).unwrap_err();
+            assert!(error.contains("--learn <RUN>"), "{alone:?}: {error}");
+        }
+        assert!(serve(&["--learn", "a", "--learn-trial", "-1"]).is_err());
+    }
+}
