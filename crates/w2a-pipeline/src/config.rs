@@ -351,7 +351,9 @@ impl Config {
     fn of_long_tasks(self) -> Self {
         let mut config = self;
         config.data.suites = vec![Suite::Long.name().into()];
-        config.data.labelled = 240;
+        // Two goals want more labels and updates than one: 240 and 1,200 left a base policy that solved nothing.
+        config.data.labelled = 600;
+        config.policy.train.steps = 5000;
         config.data.videos = 600;
         config.data.posttrain_scenes = 192;
         config.world.skills = true;

@@ -1,4 +1,4 @@
-//! Products of frozen linear layers: weights are packed for the cache while they are used, and never kept twice.
+//! Linear layers: weights are packed for the cache while they are used, and never kept twice.
 
 use std::ops::Range;
 
@@ -9,7 +9,8 @@ use pulp::Arch;
 use pulp::bytemuck::Pod;
 use rayon::prelude::*;
 
-use super::op::{Operand, flex};
+use super::op::{Kernel, Operand, run};
+use super::pack::transpose;
 use super::product::{Matrix, Panels, Row, Segment, Stored, columns_at_once, gather_product, padded};
 use super::recycle::Buffer;
 
@@ -21,9 +22,9 @@ const BLOCK: usize = 1 << 17;
 
 /// `x W^T + b` for `x` `[rows, in]`, `W` `[out, in]` and `b` `[out]`.
 ///
-/// On the `flex` backend, without gradients and with more than a few rows, it is a product of our own; the weights may lie
-/// in memory output by output or, which is faster, input by input. Weights in bf16 are used as the f32 values that they
-/// are.
+/// On the `flex` backend and with more than a few rows it is a product of our own, of the same bits with and without
+/// gradients. Weights that get no gradient may lie in memory output by output or, which is faster, input by input, and be
+/// bf16: they are used as the f32 values that they are.
 pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
     if let Some(out) = fast(&x, &weight, bias.as_ref()) {
         return out;
@@ -40,61 +41,145 @@ fn fast(x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<T
     let ([rows, input], [output, inner]) = (x.dims(), weight.dims());
     // burn has the words for operands that do not fit; offsets of rows have 32 bits.
     let fits = input == inner && bias.is_none_or(|bias| bias.dims() == [output]);
-    let longest = rows.checked_mul(input.max(padded(output)))?;
+    let longest = rows.max(output).checked_mul(padded(input).max(padded(output)).max(padded(rows)))?;
     if !fits || rows < FEWEST || input == 0 || output == 0 || u32::try_from(longest).is_err() {
         return None;
     }
-    let (x, weight) = (frozen(x)?, stored(weight)?);
+    let x = Operand::of(x)?;
+    let sizes = Sizes { rows, input, output };
     let bias = match bias {
-        Some(bias) => Some(frozen(bias)?),
+        Some(bias) => Some(Operand::of(bias)?),
         None => None,
     };
-    let (x, turned) = (x.to_contiguous(), weight.transpose(0, 1));
-    let bias = match &bias {
-        Some(bias) => Some(bias.as_slice()?),
-        None => None,
+    let weight = match weight.dtype() {
+        // Half as precise as what gradients are computed in: such weights are frozen.
+        DType::BF16 => Operand::Plain(weight.clone().try_into_primitive::<Flex>().ok()?),
+        _ => Operand::of(weight)?,
     };
-    let sizes = [rows, input, output];
-    let out = match weight.dtype() {
-        DType::F32 => product(x.as_slice()?, &matrix::<f32>(&weight, &turned)?, bias, sizes),
-        DType::BF16 => product(x.as_slice()?, &matrix::<bf16>(&weight, &turned)?, bias, sizes),
-        _ => return None,
-    };
-    Some(Tensor::from_primitive::<Flex>(flex(out, &[rows, output])))
-}
-
-/// Weights `[out, in]`, in whichever order they lie in memory.
-fn matrix<'a, T: Element + Pod>(weight: &'a FlexTensor, turned: &'a FlexTensor) -> Option<Matrix<'a, T>> {
-    let stride = |tensor: &FlexTensor| tensor.layout().shape()[1];
-    match turned.as_slice() {
-        Some(data) => Some(Matrix { data, stride: stride(turned), by_column: false }),
-        None => Some(Matrix { data: weight.as_slice()?, stride: stride(weight), by_column: true }),
+    match (weight, bias) {
+        (Operand::Plain(weight), None) => run(Frozen { weight, bias: None, sizes }, x, Vec::new(), [rows, output]),
+        (Operand::Plain(weight), Some(Operand::Plain(bias))) => {
+            let bias = Some(bias.to_contiguous());
+            run(Frozen { weight, bias, sizes }, x, Vec::new(), [rows, output])
+        }
+        (weight, bias) => {
+            let parameters = std::iter::once(weight).chain(bias).collect();
+            run(Learnt { sizes }, x, parameters, [rows, output])
+        }
     }
 }
 
-/// Weights without gradients, of whatever type.
-fn stored(weight: &Tensor<2>) -> Option<FlexTensor> {
-    match weight.dtype() {
-        DType::BF16 => weight.clone().try_into_primitive::<Flex>().ok(),
-        _ => frozen(weight),
+/// Of a product `[rows, in]` by `[in, out]`.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    rows: usize,
+    input: usize,
+    output: usize,
+}
+
+/// A layer whose weights get no gradient.
+#[derive(Debug)]
+struct Frozen {
+    /// `[out, in]`, in whichever order it lies in memory.
+    weight: FlexTensor,
+    bias: Option<FlexTensor>,
+    sizes: Sizes,
+}
+
+impl Frozen {
+    /// `x W^T + b`, or with `turned` `x W`.
+    fn product<T: Element + Pod + Stored>(&self, x: &[f32], is_turned: bool) -> Vec<f32> {
+        let (output_first, input_first) = (self.weight.clone(), self.weight.transpose(0, 1));
+        let whole;
+        let (data, by_output) = match (output_first.as_slice::<T>(), input_first.as_slice::<T>()) {
+            (Some(data), _) => (data, true),
+            (None, Some(data)) => (data, false),
+            (None, None) => {
+                whole = self.weight.to_contiguous();
+                (whole.storage::<T>(), true)
+            }
+        };
+        let Sizes { rows, input, output } = self.sizes;
+        let stride = if by_output { input } else { output };
+        let matrix = Matrix { data, stride, by_column: by_output != is_turned };
+        let bias = self.bias.as_ref().filter(|_| !is_turned).and_then(|bias| bias.as_slice());
+        let [input, output] = if is_turned { [output, input] } else { [input, output] };
+        product(x, &matrix, bias, Sizes { rows, input, output })
+    }
+
+    fn of_either_type(&self, x: &[f32], is_turned: bool) -> Vec<f32> {
+        match self.weight.dtype() {
+            DType::BF16 => self.product::<bf16>(x, is_turned),
+            _ => self.product::<f32>(x, is_turned),
+        }
     }
 }
 
-/// A tensor without gradients.
-fn frozen<const D: usize>(tensor: &Tensor<D>) -> Option<FlexTensor> {
-    match Operand::of(tensor)? {
-        Operand::Plain(tensor) => Some(tensor),
-        Operand::Tracked(_) => None,
+impl Kernel for Frozen {
+    type Saved = ();
+
+    fn forward(&self, x: &[f32], _: &[&[f32]], _: bool) -> (Vec<f32>, Option<()>) {
+        (self.of_either_type(x, false), Some(()))
+    }
+
+    fn backward(
+        &self,
+        _: &[f32],
+        _: &[&[f32]],
+        (): &(),
+        gradient: &[f32],
+        with_input: bool,
+    ) -> (Vec<Vec<f32>>, Option<Vec<f32>>) {
+        (Vec::new(), with_input.then(|| self.of_either_type(gradient, true)))
+    }
+}
+
+/// A layer whose weights `[out, in]`, and bias if it has one, get gradients.
+#[derive(Debug)]
+struct Learnt {
+    sizes: Sizes,
+}
+
+impl Kernel for Learnt {
+    type Saved = ();
+
+    fn forward(&self, x: &[f32], parameters: &[&[f32]], _: bool) -> (Vec<f32>, Option<()>) {
+        let weight = Matrix { data: parameters[0], stride: self.sizes.input, by_column: true };
+        (product(x, &weight, parameters.get(1).copied(), self.sizes), Some(()))
+    }
+
+    fn backward(
+        &self,
+        x: &[f32],
+        parameters: &[&[f32]],
+        (): &(),
+        gradient: &[f32],
+        with_input: bool,
+    ) -> (Vec<Vec<f32>>, Option<Vec<f32>>) {
+        let Sizes { rows, input, output } = self.sizes;
+        let mut turned = vec![0.0; gradient.len()];
+        transpose(gradient, rows, output, output, rows, &mut turned);
+        let lines = Matrix { data: x, stride: input, by_column: false };
+        let mut all = vec![product(&turned, &lines, None, Sizes { rows: output, input: rows, output: input })];
+        if parameters.len() > 1 {
+            all.push(
+                turned
+                    .chunks_exact(rows)
+                    .map(|row| row.iter().map(|value| f64::from(*value)).sum::<f64>() as f32)
+                    .collect(),
+            );
+        }
+        let of_input = with_input.then(|| {
+            let weight = Matrix { data: parameters[0], stride: input, by_column: false };
+            product(gradient, &weight, None, Sizes { rows, input: output, output: input })
+        });
+        (all, of_input)
     }
 }
 
 /// The product as plain values. Every value of the result is complete on its own: any number of threads gives the same bits.
-fn product<T: Stored>(
-    x: &[f32],
-    weight: &Matrix<T>,
-    bias: Option<&[f32]>,
-    [rows, input, output]: [usize; 3],
-) -> Vec<f32> {
+fn product<T: Stored>(x: &[f32], weight: &Matrix<T>, bias: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
+    let Sizes { rows, input, output } = sizes;
     let arch = Arch::new();
     let segments = [Segment { start: 0, len: input, right: 0 }];
     let step = columns_at_once(arch, input);
@@ -197,12 +282,66 @@ mod tests {
         assert_eq!(run(1), run(3));
     }
 
-    #[test]
-    fn with_gradients_it_is_burns_own() {
+    /// Values and gradients of `x`, weights and bias, of a sum of products with other random values.
+    fn differentiated(
+        by: impl Fn(Tensor<2>, Tensor<2>, Option<Tensor<1>>) -> Tensor<2>,
+        sizes: [usize; 3],
+        is_frozen: bool,
+    ) -> Vec<Vec<f32>> {
+        let [rows, input, output] = sizes;
         let device = Device::flex().autodiff();
-        let x: Tensor<2> = Tensor::ones([16, 4], &device);
-        let weight: Tensor<2> = Tensor::ones([3, 4], &device).require_grad();
-        let gradients = linear(x, weight.clone(), None).sum().backward();
-        assert_eq!(values(weight.grad(&gradients).unwrap()).unwrap(), [16.0; 12]);
+        let tracked = |values: Tensor<2>| Tensor::<2>::from_data(values.into_data(), &device).require_grad();
+        let x = tracked(random("x", [rows, input]));
+        let weight = random("w", [output, input]);
+        let weight = if is_frozen { weight } else { tracked(weight) };
+        let bias = Tensor::<1>::from_data(random("b", [output]).into_data(), &device).require_grad();
+        let bias = (!is_frozen).then_some(bias);
+        let out = by(x.clone(), weight.clone(), bias.clone());
+        let factors = Tensor::<2>::from_data(random("f", [rows, output]).into_data(), &device);
+        let gradients = (out.clone() * factors).sum().backward();
+        let mut all = vec![values(out).unwrap(), values(x.grad(&gradients).unwrap()).unwrap()];
+        if !is_frozen {
+            all.push(values(weight.grad(&gradients).unwrap()).unwrap());
+            all.extend(bias.map(|bias| values(bias.grad(&gradients).unwrap()).unwrap()));
+        }
+        all
+    }
+
+    #[test]
+    fn gradients_are_burns_and_values_those_without_gradients() {
+        for sizes in [[16, 4, 3], [33, 70, 50], [8, 129, 17]] {
+            for is_frozen in [false, true] {
+                let burns = |x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>| {
+                    let out = x.matmul(weight.transpose());
+                    bias.map_or(out.clone(), |bias| out + bias.unsqueeze())
+                };
+                let (ours, theirs) =
+                    (differentiated(linear, sizes, is_frozen), differentiated(burns, sizes, is_frozen));
+                assert_eq!(ours.len(), theirs.len());
+                for (index, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                    let largest = theirs.iter().fold(1.0_f32, |largest, value| largest.max(value.abs()));
+                    assert_eq!(ours.len(), theirs.len());
+                    let far = ours.iter().zip(theirs).find(|(ours, theirs)| (*ours - *theirs).abs() > 5e-6 * largest);
+                    assert!(far.is_none(), "{sizes:?}, frozen {is_frozen}, part {index}: {far:?}");
+                }
+                let [rows, input, output] = sizes;
+                let bias = (!is_frozen).then(|| random("b", [output]));
+                let plain = linear(random("x", [rows, input]), random("w", [output, input]), bias);
+                assert_eq!(ours[0], values(plain).unwrap(), "the same bits with and without gradients");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_pass_through_weights_in_bf16() {
+        let device = Device::flex().autodiff();
+        let weight = random("w", [20, 30]).cast(DType::BF16);
+        let x = Tensor::<2>::from_data(random("x", [9, 30]).into_data(), &device).require_grad();
+        let gradients = linear(x.clone(), weight.clone(), None).sum().backward();
+        let wide = weight.cast(DType::F32);
+        let sums = values(wide.sum_dim(0)).unwrap();
+        for (got, want) in values(x.grad(&gradients).unwrap()).unwrap().iter().zip(sums.iter().cycle()) {
+            assert!((got - want).abs() < 1e-5, "{got}, {want}");
+        }
     }
 }

@@ -101,6 +101,7 @@ pub(crate) fn run<K: Kernel, const D: usize>(
     let nodes: Vec<Tracked> = std::iter::once(input).chain(parameters).map(Operand::tracked).collect();
     let run = match nodes.len() {
         1 => record::<K, 1>,
+        2 => record::<K, 2>,
         3 => record::<K, 3>,
         5 => record::<K, 5>,
         7 => record::<K, 7>,
@@ -158,7 +159,7 @@ impl<K: Kernel, const N: usize> Backward<Flex, N> for Step<K> {
     }
 }
 
-pub(super) fn flex(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+fn flex(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
 }
 

@@ -111,7 +111,7 @@ mod tests {
             let rollouts = shared.rollouts(&context, actor, &scenes, chunks, Record::Video, |_| {}).unwrap();
             let mut sides = [const { Vec::new() }; 4];
             for ((rollout, imagined), dreamt) in rollouts.iter().zip(&imagined).zip(&dreamt) {
-                let far = |video| video_distance(world, world.statistics(), video, imagined, None).unwrap();
+                let far = |video| video_distance(world, world.statistics(), video, imagined).unwrap();
                 sides[0].push(far(rollout.video.clone().unwrap()));
                 let seen = seen_video(&rollout.observations, chunks, chunk_len).unwrap();
                 sides[1].push(far(seen.clone()));
@@ -135,7 +135,7 @@ mod tests {
                     .collect();
                 let thin = seen_video(&thin, chunks, chunk_len).unwrap();
                 let thin = world.encode(&[thin]).unwrap().remove(0);
-                sides[3].push(video_distance(world, world.statistics(), seen, &thin, None).unwrap());
+                sides[3].push(video_distance(world, world.statistics(), seen, &thin).unwrap());
             }
             let success = rollouts.iter().filter(|rollout| rollout.success).count();
             let words =
