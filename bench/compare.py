@@ -21,9 +21,9 @@ import time
 # Of each suite: our case, PyTorch's forms of it, steps in a pair, goal.
 STAGE1 = [
     ("video_60x104", ["video_60x104", "video_60x104+cl"], 1, 0.6),
-    ("video_8x8", ["video_8x8", "video_8x8+cl"], 10, 0.6),
-    ("action", ["action"], 40, 0.5),
-    ("residual_64", ["residual_64", "residual_64+cl"], 10, 0.5),
+    ("video_8x8", ["video_8x8", "video_8x8+cl"], 60, 0.6),
+    ("action", ["action"], 400, 0.5),
+    ("residual_64", ["residual_64", "residual_64+cl"], 60, 0.5),
     ("action_vae", ["action_vae", "action_vae+planar"], 3, 0.5),
     ("infer_64", ["infer_64"], 40, None),
     ("infer_256", ["infer_256"], 20, None),
