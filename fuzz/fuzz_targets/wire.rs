@@ -2,7 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use w2a_serve::codec::{Dialect, decode, encode};
+
+// The parser's own sources: its crate would build burn.
+#[allow(dead_code, unused_imports)]
+#[path = "../../crates/w2a-serve/src/codec/mod.rs"]
+mod codec;
+
+use codec::{Dialect, decode, encode};
 
 fuzz_target!(|bytes: &[u8]| {
     for dialect in [Dialect::Groot, Dialect::Openpi] {
