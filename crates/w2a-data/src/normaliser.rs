@@ -123,6 +123,24 @@ impl Normaliser {
         self.offset.len()
     }
 
+    /// The same map for rows of `times` such rows.
+    #[must_use]
+    pub fn repeated(&self, times: usize) -> Self {
+        Self { mode: self.mode, offset: self.offset.repeat(times), scale: self.scale.repeat(times) }
+    }
+
+    /// Factors and summands that turn a row that this one normalised into the one that `other` makes of the same values.
+    ///
+    /// # Errors
+    /// [`NormaliserError::Width`] if the other's rows are not as wide.
+    pub fn renormalised_by(&self, other: &Self) -> Result<(Vec<f32>, Vec<f32>), NormaliserError> {
+        if self.width() != other.width() {
+            return Err(NormaliserError::Width { width: self.width(), got: other.width() });
+        }
+        let rows = self.offset.iter().zip(&self.scale).zip(other.offset.iter().zip(&other.scale));
+        Ok(rows.map(|((offset, scale), (to, by))| (scale / by, (offset - to) / by)).unzip())
+    }
+
     /// Maps `rows`, `[n, width]`, from recorded units to the training range, in place.
     ///
     /// # Errors
@@ -189,6 +207,25 @@ mod tests {
                 assert!((back - value).abs() <= 1e-4, "{mode:?}: {back} against {value}");
             }
         }
+    }
+
+    #[test]
+    fn repeated_rows_and_those_of_another_normaliser() {
+        let rows = [0.0, 10.0, 4.0, 30.0, 1.0, 14.0];
+        let ours = Normaliser::new(&statistics(&rows, 2), NormaliserMode::MinMax).unwrap();
+        let theirs = Normaliser::new(&statistics(&rows, 2), NormaliserMode::MeanStd).unwrap();
+        let (mut one, mut other) = (rows, rows);
+        ours.normalise(&mut one).unwrap();
+        theirs.normalise(&mut other).unwrap();
+        let (factors, summands) = ours.renormalised_by(&theirs).unwrap();
+        for (at, (one, other)) in one.iter().zip(other).enumerate() {
+            assert!((one * factors[at % 2] + summands[at % 2] - other).abs() < 1e-5, "{at}");
+        }
+        let wide = ours.repeated(3);
+        let mut same = rows;
+        wide.normalise(&mut same).unwrap();
+        assert_eq!((wide.width(), same), (6, one));
+        assert!(ours.renormalised_by(&wide).is_err());
     }
 
     #[test]

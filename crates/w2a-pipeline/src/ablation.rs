@@ -217,8 +217,8 @@ fn train(
     let pseudo = (row.stage2.objective.regression > 0.0).then_some(pseudo);
     let upstream = match row.contrast {
         // As an arm of the run has it: either may be trained first.
-        None => depends(&(&row.stage2, upstream(context))),
-        Some(contrast) => depends(&(&row.stage2, upstream(context), align_config(&config, contrast))),
+        None => depends(&(&row.stage2, upstream(context)?)),
+        Some(contrast) => depends(&(&row.stage2, upstream(context)?, align_config(&config, contrast))),
     };
     let scales = scales(&config, row.stage2.form);
     let mut done = Done { parameters: 0, stage2_s: Vec::new(), scales: Vec::new() };

@@ -7,11 +7,12 @@ use w2a_data::{Episode, Normaliser, Remainder};
 use w2a_nn::{Checkpoint, WeightsFile};
 use w2a_policy::DemonstrationSet;
 use w2a_sim::Scene;
-use w2a_world::{MiniWorld, WorldModel, grid_video};
+use w2a_world::{Latents, WorldModel, grid_video, load_latents, save_latents};
 
 use crate::context::{Context, depends, model, save_json};
 use crate::data::{NARROW, episodes, task_number};
 use crate::progress::DEMONSTRATIONS;
+use crate::run_world::{self, RunWorld};
 use crate::{PipelineError, Request, Stage, world};
 
 pub(crate) const ADAPTERS: &str = "align";
@@ -35,14 +36,32 @@ pub(crate) fn is_done(context: &Context, name: &str) -> Result<bool, PipelineErr
 /// The labelled demonstrations, encoded: each at every starting step that stage 1 uses.
 pub(crate) fn demonstrations(
     context: &Context,
-    world: &MiniWorld,
+    world: &RunWorld,
     set: &DemonstrationSet,
 ) -> Result<Vec<Vec<AlignedEpisode>>, PipelineError> {
     let offsets = if context.config.align.sliding_windows { 0..world.chunk_len() + 1 } else { 0..1 };
     context.progress.part(DEMONSTRATIONS);
     let mut windows = Vec::with_capacity(set.episodes.len());
-    for episode in &set.episodes {
-        let all = offsets.clone().map(|offset| window(context, world, &set.action, episode, offset));
+    for (index, episode) in set.episodes.iter().enumerate() {
+        let parts = offsets.clone().map(|offset| part(episode, offset)).collect::<Vec<_>>();
+        // What a large model has encoded is kept: it takes longer than the training that wants it.
+        let kept = context.path(&format!("latents/demonstrations/{index:06}.safetensors"));
+        let latents = if world.is_large() && kept.exists() {
+            model(load_latents(&kept))?
+        } else {
+            let mut latents = Vec::with_capacity(parts.len());
+            for part in &parts {
+                let video = model(grid_video(part, world.chunk_len(), chunks(context)))?;
+                latents.extend(model(world.encode(&[video]))?);
+            }
+            latents
+        };
+        if world.is_large() && !kept.exists() {
+            context.folder("latents/demonstrations")?;
+            model(save_latents(&kept, &latents))?;
+        }
+        let all =
+            parts.into_iter().zip(latents).map(|(part, latents)| aligned(context, world, &set.action, &part, latents));
         windows.push(all.collect::<Result<Vec<_>, _>>()?);
         context.progress.tick(windows.len(), set.episodes.len(), "encoding demonstrations");
     }
@@ -54,12 +73,12 @@ pub(crate) fn train(
     context: &mut Context,
     name: &str,
     config: &AlignConfig,
-    world: &MiniWorld,
+    world: &RunWorld,
     action: &Normaliser,
     windows: &[Vec<AlignedEpisode>],
 ) -> Result<(), PipelineError> {
     let (latent, chunk) = shapes(world, action);
-    let upstream = depends(&(config, &context.config.data, &context.config.world));
+    let upstream = depends(&(config, &context.config.data, run_world::upstream(context)?));
     context.training(name, &config.train, upstream, |context, training, steps| {
         let progress = &context.progress;
         model(train_adapters(config, training, latent, chunk, windows, &context.device, |report| {
@@ -98,7 +117,7 @@ pub(crate) fn check_init(request: &Request) -> Result<(), PipelineError> {
 pub(crate) fn load(
     context: &Context,
     name: &str,
-    world: &MiniWorld,
+    world: &RunWorld,
     action: &Normaliser,
 ) -> Result<FrozenAdapters, PipelineError> {
     let (latent, chunk) = shapes(world, action);
@@ -107,45 +126,50 @@ pub(crate) fn load(
 }
 
 /// Shape of a latent, and steps and width of an action chunk.
-fn shapes(world: &MiniWorld, action: &Normaliser) -> ([usize; 3], [usize; 2]) {
+fn shapes(world: &RunWorld, action: &Normaliser) -> ([usize; 3], [usize; 2]) {
     let shape = world.latent_shape();
     ([shape.channels, shape.height, shape.width], [world.chunk_len(), action.width()])
 }
 
-/// A demonstration from control step `offset` on, encoded; with sliding windows one chunk shorter than the whole, so that
-/// all offsets have the same length.
-fn window(
-    context: &Context,
-    world: &MiniWorld,
-    action: &Normaliser,
-    episode: &Episode,
-    offset: usize,
-) -> Result<AlignedEpisode, PipelineError> {
-    let chunk_len = world.chunk_len();
-    let total = context.config.chunks();
-    let chunks = if context.config.align.sliding_windows { total - 1 } else { total };
+/// Chunks of a window; with sliding windows one fewer than the whole, so that all offsets have the same length.
+fn chunks(context: &Context) -> usize {
+    context.config.chunks() - usize::from(context.config.align.sliding_windows)
+}
+
+/// A demonstration from control step `offset` on.
+fn part(episode: &Episode, offset: usize) -> Episode {
     let mut part = episode.clone();
     for camera in &mut part.cameras {
         camera.rgb.drain(..offset * camera.frame_len());
     }
     part.actions.drain(..offset * part.action_dim);
-    let video = model(grid_video(&part, chunk_len, chunks))?;
-    let mut latents = model(world.encode(&[video]))?.remove(0);
+    part
+}
+
+/// A window and its latents as stage 1 takes them.
+fn aligned(
+    context: &Context,
+    world: &RunWorld,
+    action: &Normaliser,
+    part: &Episode,
+    mut latents: Latents,
+) -> Result<AlignedEpisode, PipelineError> {
+    let chunk_len = world.chunk_len();
     world.statistics().normalise(&mut latents.data);
     let mut actions = part
         .action_chunks(chunk_len, Remainder::HoldLast)
         .map_err(|error| {
             PipelineError::Model(w2a_nn::NnError::Input {
-                what: format!("demonstration {:?}", episode.source),
+                what: format!("demonstration {:?}", part.source),
                 expected: format!("actions in chunks of {chunk_len}"),
                 got: error.to_string(),
             })
         })?
         .as_slice()
         .to_vec();
-    actions.truncate(chunks * chunk_len * part.action_dim);
+    actions.truncate(chunks(context) * chunk_len * part.action_dim);
     w2a_posttrain::normalise(action, &mut actions)?;
-    let task = episode.source.parse::<Scene>().map_or(0, |scene| task_number(&scene));
+    let task = part.source.parse::<Scene>().map_or(0, |scene| task_number(&scene));
     Ok(AlignedEpisode { task, latents: latents.future().to_vec(), actions })
 }
 

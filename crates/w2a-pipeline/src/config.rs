@@ -4,12 +4,14 @@ use w2a_align::AlignConfig;
 use w2a_nn::TrainConfig;
 use w2a_policy::MiniPolicyConfig;
 use w2a_posttrain::{IdmConfig, PosttrainConfig};
-use w2a_sim::{Range, Suite, tasks};
-use w2a_world::MiniWorldConfig;
+use w2a_sim::{IMAGE_SIZE, Range, Suite, tasks};
+use w2a_world::{Layout, MiniWorldConfig, Rig};
 
 use crate::PipelineError;
 use crate::arms::Arm;
 use crate::environment::EnvSection;
+use crate::run_world::WorldKind;
+use crate::world::CAMERAS;
 
 /// How much to spend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +160,15 @@ pub struct DataSection {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct WorldSection {
+    /// The embedded model, which the run trains, or a frozen checkpoint of Cosmos-Predict2.
+    pub kind: WorldKind,
+    /// Folder of the checkpoint where `kind` is `cosmos`; its settings are those of the folder. Empty otherwise.
+    pub path: String,
+    /// Where the checkpoint has its cameras; it counts for nothing with the embedded model, as `rig`.
+    pub layout: Layout,
+    /// The robot whose views prompts name; instructions are prompts as they are without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rig: Option<Rig>,
     /// Sizes. `model.flow.chunks` are those of a clip; an episode of more is imagined clip by clip.
     pub model: MiniWorldConfig,
     /// Whether the world model is trained on clips of single skills under their atomic prompts and imagines prompt by
@@ -188,6 +199,22 @@ pub struct PolicySection {
     pub remote: String,
     /// Environment variable with the token of that server; empty for none. The token itself is written nowhere.
     pub remote_token_env: String,
+    /// A checkpoint of GR00T-N1.6 that takes its place.
+    pub groot: GrootSection,
+}
+
+/// A checkpoint of GR00T-N1.6 as the frozen base policy of a run.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GrootSection {
+    /// Its folder; empty for none.
+    pub path: String,
+    /// Tag of the embodiment, whose names of cameras, states and actions have to be those of the run's simulator.
+    pub embodiment: String,
+    /// Folder of the backbone's files, if they are not with the checkpoint; empty if they are.
+    pub backbone: String,
+    /// A LoRA adapter of `policy finetune`; empty for none.
+    pub adapter: String,
 }
 
 /// Stage 1.
@@ -229,6 +256,18 @@ pub struct EvalSection {
     pub narrow_scenes: usize,
     /// Environments that run side by side.
     pub batch: usize,
+}
+
+impl PolicySection {
+    /// Whether the base policy is a checkpoint of GR00T.
+    pub(crate) fn is_groot(&self) -> bool {
+        !self.groot.path.is_empty()
+    }
+
+    /// Whether the base policy is one that the run does not train.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.is_groot() || !self.remote.is_empty()
+    }
 }
 
 impl Default for DataSection {
@@ -305,6 +344,10 @@ impl Config {
                 lerobot_version: "v3.0".into(),
             },
             world: WorldSection {
+                kind: WorldKind::Mini,
+                path: String::new(),
+                layout: Layout::Grid2x2,
+                rig: None,
                 model,
                 skills: false,
                 autoencoder_videos: pick(16, 200, 200),
@@ -319,6 +362,7 @@ impl Config {
                 slowdown: 1.0,
                 remote: String::new(),
                 remote_token_env: String::new(),
+                groot: GrootSection::default(),
             },
             align: AlignConfig { train: train(pick(40, 800, 800), 16, 1e-3), ..AlignConfig::default() },
             posttrain: PosttrainSection {
@@ -387,7 +431,25 @@ impl Config {
 
     /// Chunks of an episode: what is imagined of it, and decided in it while post-training.
     pub(crate) fn chunks(&self) -> usize {
-        self.episode_steps() / self.world.model.autoencoder.frames.max(1)
+        self.episode_steps() / self.chunk_len().max(1)
+    }
+
+    /// Rows and columns of a camera's image.
+    pub(crate) fn side(&self) -> usize {
+        if self.is_libero() { self.env.libero.side } else { IMAGE_SIZE }
+    }
+
+    /// Rows and columns of the grid image: both cameras side by side.
+    pub(crate) fn grid(&self) -> (usize, usize) {
+        (self.side(), CAMERAS * self.side())
+    }
+
+    /// Control steps of a chunk: frames of a latent.
+    pub(crate) fn chunk_len(&self) -> usize {
+        match self.world.kind {
+            WorldKind::Mini => self.world.model.autoencoder.frames,
+            WorldKind::Cosmos => w2a_world::cosmos::CHUNK,
+        }
     }
 
     /// The tasks that take part: suite and number in it.

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use w2a_nn::{Checkpoint, NnError, StepReport, TrainConfig, Training};
 use w2a_report::{GitState, Manifest, Metrics, StageStatus};
 
-use crate::environment::{EnvSection, Simulator};
+use crate::environment::Simulator;
 use crate::progress::RunProgress;
 use crate::{Config, PipelineError, Request, Stage};
 
@@ -247,16 +247,11 @@ fn is_free(folder: &Path) -> std::io::Result<bool> {
 
 /// The first setting in which two configurations differ, other than the number of threads, with both values.
 fn difference(saved: &str, given: &str) -> Option<String> {
+    // A run that began before there was a setting has its default; what cannot be read so is compared as it is.
+    let whole = toml::from_str::<Config>(saved).ok().and_then(|config| toml::to_string(&config).ok());
     let parse = |text: &str| text.parse::<toml::Table>();
-    match (parse(saved), parse(given)) {
-        (Ok(mut saved), Ok(given)) => {
-            // A run that began before there was another simulator is one of the tabletop.
-            let is_older = given.contains_key("env") && !saved.contains_key("env");
-            if let (true, Ok(tabletop)) = (is_older, toml::Value::try_from(EnvSection::default())) {
-                saved.insert("env".into(), tabletop);
-            }
-            first_difference("", &saved, &given)
-        }
+    match (parse(whole.as_deref().unwrap_or(saved)), parse(given)) {
+        (Ok(saved), Ok(given)) => first_difference("", &saved, &given),
         (Err(error), _) | (_, Err(error)) => Some(format!("it cannot be compared: {}", error.message())),
     }
 }
@@ -319,9 +314,10 @@ mod tests {
     }
 
     #[test]
-    fn a_run_from_before_there_was_another_simulator_is_one_of_the_tabletop() {
+    fn a_run_from_before_there_was_a_setting_has_its_default() {
         let mut before: toml::Table = text(|_| {}).parse().unwrap();
         assert!(before.remove("env").is_some());
+        assert!(before["world"].as_table_mut().unwrap().remove("kind").is_some());
         let before = toml::to_string(&before).unwrap();
         assert_eq!(difference(&before, &text(|_| {})), None);
         let words = difference(&before, &text(|config| config.env.kind = crate::EnvKind::Libero)).unwrap();

@@ -11,7 +11,7 @@ use crate::PipelineError;
 use crate::clips::{Clip, ClipList};
 use crate::context::{Context, load_json, model, save_json};
 use crate::data::{NARROW, VIDEO};
-use crate::world::{GRID, Imaginer};
+use crate::world::Imaginer;
 
 /// Latents, first frames and words of clips, in one order.
 pub(crate) struct Corpus {
@@ -40,9 +40,10 @@ pub(crate) fn corpus(
     context.folder("latents")?;
     context.progress.part(&name);
     let config = &context.config.world.model;
+    let (height, width) = context.config.grid();
     let encoder = Encoder {
         autoencoder: autoencoder.valid(),
-        shape: model(autoencoder.latent_shape(GRID.0, GRID.1, config.autoencoder.channels))?,
+        shape: model(autoencoder.latent_shape(height, width, config.autoencoder.channels))?,
         frames: config.autoencoder.frames,
         chunks: config.flow.chunks,
     };

@@ -35,7 +35,7 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
         (ORACLE, scenes(&context.config, Split::Posttrain, Range::Full, 0, data.posttrain_scenes)?, false),
     ];
     for (name, scenes, labelled) in corpora {
-        if name == WIDE && !Arm::WideLabels.takes_part(&context.config) {
+        if name == WIDE && !Arm::WideLabels.takes_part(&context.config) || scenes.is_empty() {
             continue;
         }
         if !context.path(name).exists() {

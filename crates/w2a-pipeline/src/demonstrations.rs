@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use w2a_data::{Camera, DatasetSpec, DatasetWriter, Episode, Source, Version};
 use w2a_serve::simulator::Flip;
-use w2a_sim::{ACTION_WIDTH, IMAGE_SIZE, Range, Scene, Split, Suite};
+use w2a_sim::{ACTION_WIDTH, Range, Scene, Split, Suite};
 
 use crate::PipelineError;
 use crate::arms::Arm;
@@ -46,7 +46,7 @@ struct Wanted<'a> {
 pub(crate) fn import(context: &Context) -> Result<(), PipelineError> {
     let data = &context.config.data;
     let (libero, missing) = (&context.config.env.libero, |name: &str| !context.path(name).exists());
-    if missing(NARROW) || missing(VIDEO) {
+    if missing(NARROW) || data.videos > 0 && missing(VIDEO) {
         context.progress.part(NARROW);
         let mut corpora = [Corpus::new(context, NARROW), Corpus::new(context, VIDEO)];
         let all = data.labelled + data.videos;
@@ -166,10 +166,11 @@ fn stacked(
         let small = camera.filter(|camera| camera.height == camera.width).and_then(|camera| {
             let rgb = seen.iter().flat_map(|&frame| camera.frame(frame)).copied().collect();
             let few = Camera { name: wanted.to_owned(), rgb, ..*camera };
-            few.reduced(camera.height / IMAGE_SIZE).filter(|small| small.height == IMAGE_SIZE)
+            few.reduced(camera.height / libero.side.max(1)).filter(|small| small.height == libero.side)
         });
         let there: Vec<String> = episode.cameras.iter().map(sides).collect();
-        let expected = || format!("a camera {wanted} with square images of a side that is a multiple of {IMAGE_SIZE}");
+        let expected =
+            || format!("a camera {wanted} with square images of a side that is a multiple of {}", libero.side);
         cameras.push(small.ok_or_else(|| (expected(), there.join(", ")))?);
     }
     let mut rest = vec![0.0; ACTION_WIDTH];

@@ -18,6 +18,9 @@ const LOG: &str = "workers.log";
 const SILENCE: Duration = Duration::from_secs(300);
 /// LIBERO's environments end by themselves after 1,000 steps.
 const MOST_STEPS: usize = 980;
+/// Sides of images: the residual policy's convolutions want 36, the embedded models are made for 64, large ones for 256.
+const LEAST_SIDE: usize = 36;
+const MOST_SIDE: usize = 512;
 /// Tasks of a suite.
 const TASKS: usize = 10;
 /// Fixed initial states of a task.
@@ -68,7 +71,9 @@ pub struct LiberoSection {
     pub demo_steps: usize,
     /// Actions of the simulator after which an episode has failed.
     pub max_steps: usize,
-    /// Side of the rendered images, a multiple of 64, to which they are averaged.
+    /// Side of the images that policies and world models see.
+    pub side: usize,
+    /// Side of the rendered images, a multiple of `side`, to which they are averaged.
     pub render: usize,
     /// What is done to LIBERO's images, which stand on their heads: `none`, `rotate_180` or `vertical`.
     pub flip: Flip,
@@ -96,6 +101,7 @@ impl Default for LiberoSection {
             stride: 2,
             demo_steps: 128,
             max_steps: 280,
+            side: IMAGE_SIZE,
             render: 128,
             flip: Flip::Vertical,
             settle_steps: 10,
@@ -135,7 +141,7 @@ impl LiberoSection {
             workers: self.workers,
             settings: self.settings(),
             stride: self.stride,
-            side: IMAGE_SIZE,
+            side: self.side,
         }
     }
 }
@@ -196,8 +202,9 @@ impl Config {
             ),
             whole("env.libero.demo_steps", libero.demo_steps, libero.stride, "env.libero.stride"),
             within("env.libero.max_steps", libero.max_steps, libero.demo_steps, MOST_STEPS),
-            whole("env.libero.render", libero.render, IMAGE_SIZE, "what the embedded models see"),
-            within("env.libero.render", libero.render, IMAGE_SIZE, 8 * IMAGE_SIZE),
+            within("env.libero.side", libero.side, LEAST_SIDE, MOST_SIDE),
+            whole("env.libero.render", libero.render, libero.side, "env.libero.side"),
+            within("env.libero.render", libero.render, libero.side, 8 * libero.side),
             within("env.libero.settle_steps", libero.settle_steps, 0, 1000 - MOST_STEPS),
             within("env.libero.mesh_cell_mm", libero.mesh_cell_mm, 0, 50),
             within("env.libero.samples", libero.samples, 0, 16),
@@ -208,12 +215,6 @@ impl Config {
                 self.policy.slowdown == 1.0,
                 "1 in LIBERO".to_owned(),
                 self.policy.slowdown.to_string(),
-            ),
-            (
-                "policy.remote",
-                self.policy.remote.is_empty(),
-                "nothing in LIBERO: the base policy is trained on env.libero.dataset".to_owned(),
-                self.policy.remote.clone(),
             ),
         ];
         if libero.expert_dataset.is_empty() {

@@ -58,7 +58,7 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
 
 /// How long the demonstrations of the run's tasks and its imagination are.
 pub(crate) fn control_steps(config: &Config) -> ControlSteps {
-    let imagined = config.world.model.autoencoder.frames * config.chunks();
+    let imagined = config.chunk_len() * config.chunks();
     // In steps of the simulator, as those of the episodes.
     let steps = |steps: usize| (steps * config.stride()) as u32;
     ControlSteps { demonstration: steps(config.episode_steps()), imagination: steps(imagined) }
@@ -128,7 +128,7 @@ pub(crate) fn evaluate_as<'a>(
     if path.exists() {
         return load_json(&path, "eval");
     }
-    let chunk_len = context.config.world.model.autoencoder.frames;
+    let chunk_len = context.config.chunk_len();
     let horizon = scenes.iter().map(|scene| context.config.horizon_steps(scene.task_info())).max().unwrap_or(0);
     context.progress.part(part);
     let tick = |done| context.progress.tick(done, scenes.len(), part);

@@ -29,6 +29,7 @@ mod policy;
 mod posttrain;
 mod progress;
 mod report;
+mod run_world;
 mod serve;
 mod stage2;
 mod tuning;
@@ -40,7 +41,8 @@ mod world_finetune;
 use std::path::{Path, PathBuf};
 
 pub use config::{
-    AlignSection, Config, DataSection, EvalSection, PolicySection, PosttrainSection, Profile, Stage, WorldSection,
+    AlignSection, Config, DataSection, EvalSection, GrootSection, PolicySection, PosttrainSection, Profile, Stage,
+    WorldSection,
 };
 pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use environment::{EnvKind, EnvSection, LiberoSection};
@@ -55,6 +57,7 @@ pub use learn::{LearnRequest, Tell};
 pub use libero::{LiberoRequest, libero};
 pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};
+pub use run_world::WorldKind;
 pub use serve::{CheckpointOptions, PolicySource, ServeRequest, serve, start_serving};
 pub use tuning::Method;
 pub use w2a_nn::DEVICES;

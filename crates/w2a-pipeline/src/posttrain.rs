@@ -13,6 +13,7 @@ use crate::context::{Context, depends, load_json, model, save_json};
 use crate::data::{scenes, task_number};
 use crate::horizon::Horizon;
 use crate::policy::BASE;
+use crate::run_world;
 use crate::stage2::{Shared, Stage2, choose_scale, embed, scales};
 use crate::world::{self, EXPERT, HORIZON, Imaginer, POSTTRAIN};
 
@@ -59,7 +60,7 @@ pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
                 };
                 let pseudo = (config.objective.regression > 0.0).then_some(&pseudo[..]);
                 let stage2 = Stage2 { name: &name, config: &config, adapters: &shared.adapters };
-                let depends = depends(&(&config, upstream(context)));
+                let depends = depends(&(&config, upstream(context)?));
                 stage2.train(context, &shared, &targets(&scenes, z_v, pseudo), depends)?;
             } else if matches!(arm, Arm::BaseExtra | Arm::Dreamgen) {
                 let dreams = idm.as_ref().filter(|_| arm == Arm::Dreamgen).map(|idm| (idm, &videos[..], &scenes[..]));
@@ -111,13 +112,15 @@ fn permuted(context: &Context, scenes: &[Scene]) -> Vec<usize> {
 }
 
 /// What every training of stage 2 depends on.
-pub(crate) fn upstream(context: &Context) -> serde_json::Value {
+pub(crate) fn upstream(context: &Context) -> Result<serde_json::Value, PipelineError> {
     let config = &context.config;
-    let policy = &config.policy;
-    let upstream =
-        depends(&(&config.data, &config.world, &policy.model, &policy.train, policy.slowdown, &config.align));
-    // In this form, so that what was trained before there were servers is still known.
-    if policy.remote.is_empty() { upstream } else { depends(&(upstream, &policy.remote)) }
+    let (policy, world) = (&config.policy, run_world::upstream(context)?);
+    let upstream = depends(&(&config.data, world, &policy.model, &policy.train, policy.slowdown, &config.align));
+    // In this form, so that what was trained before there were other base policies is still known.
+    Ok(match crate::policy::foreign(context)? {
+        None => upstream,
+        Some(foreign) => depends(&(upstream, foreign)),
+    })
 }
 
 /// The inverse dynamics model, trained if it is not.
@@ -244,7 +247,7 @@ fn fine_tune(
     }
     let set = DemonstrationSet::normalised_as(episodes, &shared.set);
     let upstream =
-        depends(&(upstream(context), &context.config.posttrain.idm_train, context.config.posttrain.dreamgen_videos));
+        depends(&(upstream(context)?, &context.config.posttrain.idm_train, context.config.posttrain.dreamgen_videos));
     let start = start(context, &shared.set)?;
     context.training(&name, &config.fine_tune, upstream, |context, training, steps| {
         let (device, progress) = (&context.device, &context.progress);

@@ -10,6 +10,7 @@ use crate::arms::Arm;
 use crate::data::{NARROW, ORACLE, VIDEO, WIDE};
 use crate::policy::{BASE, CEILING, is_trained};
 use crate::posttrain::{IDM, IMAGINATION};
+use crate::run_world::WorldKind;
 use crate::stage2::scales;
 use crate::world::{AUTOENCODER, Imaginer, POSTTRAIN, TUNE};
 use crate::{Config, Stage, ablation, align};
@@ -64,19 +65,22 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
             recorded.map(|(name, count)| part(name, per_task(count) * seconds::RECORDED)).collect()
         }
         Stage::World => {
-            // A forward pass without gradients costs about a third of an update.
+            // A forward pass without gradients costs about a third of an update. With a large model nothing else counts.
             let imagine = flow * world.model.flow.sampling_steps as f64 / 3.0;
+            let imagined = |imaginer: Imaginer| {
+                [(POSTTRAIN, data.posttrain_scenes), (TUNE, data.tune_scenes)]
+                    .map(|(which, count)| (imaginer.imagined(which), per_task(count) * imagine))
+            };
+            if world.kind == WorldKind::Cosmos {
+                return imagined(Imaginer::Main).into();
+            }
             let mut parts = vec![part(AUTOENCODER, train(&world.autoencoder_train, seconds::AUTOENCODER))];
             for imaginer in Imaginer::all(config) {
                 let videos = per_task(data.videos + data.labelled);
                 parts.push((imaginer.corpus(), videos * seconds::VIDEO));
                 parts.push((imaginer.flow(), train(&world.flow_train, flow)));
             }
-            for imaginer in Imaginer::all(config) {
-                for (which, count) in [(POSTTRAIN, data.posttrain_scenes), (TUNE, data.tune_scenes)] {
-                    parts.push((imaginer.imagined(which), per_task(count) * imagine));
-                }
-            }
+            parts.extend(Imaginer::all(config).flat_map(imagined));
             parts
         }
         Stage::Policy => {
@@ -85,7 +89,7 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
             trained.map(|name| part(name, train(&config.policy.train, seconds::POLICY))).collect()
         }
         Stage::Align => {
-            let windows = if config.align.sliding_windows { world.model.autoencoder.frames + 1 } else { 1 };
+            let windows = if config.align.sliding_windows { config.chunk_len() + 1 } else { 1 };
             vec![
                 part(DEMONSTRATIONS, per_task(data.labelled * windows) * seconds::VIDEO),
                 part(align::ADAPTERS, train(&config.align.train, seconds::ADAPTERS) * length),
@@ -119,7 +123,7 @@ fn parts(config: &Config, stage: Stage) -> Vec<(String, f64)> {
         }
         Stage::Report => vec![part("report", seconds::REPORT)],
         Stage::Ablation => {
-            let windows = if config.align.sliding_windows { world.model.autoencoder.frames + 1 } else { 1 };
+            let windows = if config.align.sliding_windows { config.chunk_len() + 1 } else { 1 };
             let mut parts = vec![part(DEMONSTRATIONS, per_task(data.labelled * windows) * seconds::VIDEO)];
             for contrast in LossVariant::ALL {
                 parts.push((ablation::adapters_folder(contrast), train(&config.align.train, seconds::ADAPTERS)));
@@ -176,7 +180,8 @@ fn task_count(config: &Config) -> usize {
 /// Expected seconds of one update of the latent video model, per video.
 fn flow_cost(config: &Config) -> f64 {
     let (flow, side) = (&config.world.model.flow, config.world.model.autoencoder.patch);
-    let cells = crate::world::GRID.0 / side.max(1) * (crate::world::GRID.1 / side.max(1));
+    let (height, width) = config.grid();
+    let cells = height / side.max(1) * (width / side.max(1));
     let tokens = |patch: [usize; 2]| cells / (patch[0] * patch[1]).max(1);
     let tokens = flow.chunks * tokens(flow.patch) + tokens(flow.first_patch);
     let per_token = flow.depth * (4 * flow.width * flow.width + 2 * flow.width * flow.hidden);

@@ -9,7 +9,7 @@ use w2a_report::{
     read_metrics, side_by_side, spaced, stats, success_chart, success_table, task_table, time_chart,
 };
 use w2a_sim::{Range, Scene, Split};
-use w2a_world::{GridVideo, WorldModel};
+use w2a_world::{GridVideo, ModelId, WorldModel};
 
 use crate::PipelineError;
 use crate::arms::Arm;
@@ -20,6 +20,7 @@ use crate::environment::{Described, ENVIRONMENT};
 use crate::eval::{AGAINST_BASE_WORLD, HEADLINE, NARROW_INFO};
 use crate::horizon::Horizon;
 use crate::posttrain::{ImaginationReport, eval_scenes};
+use crate::run_world::{self, WorldKind};
 use crate::stage2::{Shared, gain_path};
 use crate::world::{self, Dreamer, Imaginer};
 
@@ -44,7 +45,8 @@ pub(crate) fn run(context: &mut Context) -> Result<PathBuf, PipelineError> {
         )
         .section("What was done")
         .prose(&if config.is_libero() { libero_in_words(context) } else { what_was_done(context)? });
-    let notes = [stand_ins_note(context)?, paper_note(context, &info)?, skills_note(context)?];
+    let notes =
+        [stand_ins_note(context)?, backbones_note(context)?, paper_note(context, &info)?, skills_note(context)?];
     let report = notes.into_iter().flatten().fold(report, |report, note| report.note(&note));
     let report = report
         .section("Results")
@@ -123,23 +125,28 @@ fn libero_in_words(context: &Context) -> String {
     let (config, libero) = (&context.config, &context.config.env.libero);
     let data = &config.data;
     format!(
-        "Suites: {}; tasks: {}. Of each task {} demonstrations have actions; they train the base policy and both adapters. A \
-         world model saw these and {} further ones as action-free video, and imagined how each of {} post-training scenes per \
-         task should unfold, which the simulator draws by their seeds, {} noise of the arm at the start. All numbers are of {} of the benchmark's 50 fixed \
+        "Suites: {}; tasks: {}. Of each task {} demonstrations have actions; they train {}both adapters. {} imagined how each \
+         of {} post-training scenes per task should unfold, which the simulator draws by their seeds, {} noise of the arm at the start. All numbers are of {} of the benchmark's 50 fixed \
          initial states of each task, on which nothing was trained or chosen. The base policy itself stays frozen.\n\nAn \
          episode ends after {} steps of the simulator at 20 a second. The policy decides {} of them at a time, from two images \
-         of 64 pixels a side, rendered with {} a side and flipped by `{}`, and the state of the hand; {} steps with an open \
+         of {} pixels a side, rendered with {} a side and flipped by `{}`, and the state of the hand; {} steps with an open \
          gripper come first; the controller is {}. Meshes that are only looked at are drawn on a grid of {} mm (0: as they \
          are), with {} samples a pixel (0: one).",
         data.suites.join(", "),
         config.tasks().map_or(0, |tasks| tasks.len()),
         data.labelled,
-        data.videos,
+        if config.policy.is_foreign() { "" } else { "the base policy and " },
+        match config.world.kind {
+            WorldKind::Mini =>
+                format!("A world model saw these and {} further ones as action-free video, and", data.videos),
+            WorldKind::Cosmos => "Cosmos-Predict2".to_owned(),
+        },
         data.posttrain_scenes,
         if libero.arm_noise { "with" } else { "without" },
         config.eval.scenes,
         libero.max_steps,
-        config.world.model.autoencoder.frames * libero.stride,
+        config.chunk_len() * libero.stride,
+        libero.side,
         libero.render,
         serde_json::to_value(libero.flip).ok().and_then(|flip| flip.as_str().map(str::to_owned)).unwrap_or_default(),
         libero.settle_steps,
@@ -174,13 +181,16 @@ fn what_was_done(context: &Context) -> Result<String, PipelineError> {
     let near = |name: &str| narrow.methods.get(name).and_then(|method| method.all.pc_success).unwrap_or(f64::NAN);
     Ok(format!(
         "Suites: {}; tasks: {tasks}. Labelled demonstrations ({} per task) cover a part of the table; the evaluation covers all \
-         of it. A world model saw {} action-free videos per task of the whole table and imagined how each of {} \
-         post-training scenes per task should unfold; {} pulled towards what was imagined. The base policy itself stays \
+         of it. {} imagined how each of {} post-training scenes per task should unfold; {} pulled towards what was imagined. The base policy itself stays \
          frozen.\n\nWithout the shift, on scenes where demonstrations lie, the base policy solves {:.1} %, and World2Act \
          {:.1} %.{}",
         data.suites.join(", "),
         data.labelled,
-        data.videos,
+        match context.config.world.kind {
+            WorldKind::Mini =>
+                format!("A world model saw {} action-free videos per task of the whole table and", data.videos),
+            WorldKind::Cosmos => "Cosmos-Predict2".to_owned(),
+        },
         data.posttrain_scenes,
         match context.config.posttrain.stage2.form {
             Form::Latent | Form::Action => "a residual policy was",
@@ -315,6 +325,32 @@ fn paper_note(context: &Context, info: &EvalInfo) -> Result<Option<String>, Pipe
     )))
 }
 
+/// Which backbones of others the run works with; nothing if it has trained its own.
+fn backbones_note(context: &Context) -> Result<Option<String>, PipelineError> {
+    let mut words = Vec::new();
+    if context.config.world.kind == WorldKind::Cosmos {
+        let id: ModelId = load_json(&context.path(run_world::MODEL), "world")?;
+        words.push(format!("the world model is Cosmos-Predict2, weights and settings {}", short(&id.digest)));
+    }
+    let policy = &context.config.policy;
+    if policy.is_groot() {
+        let id: ModelId = load_json(&context.path(crate::policy::CHECKPOINT), "policy")?;
+        words.push(format!(
+            "the base policy is GR00T-N1.6 as {}, files {}",
+            policy.groot.embodiment,
+            short(&id.digest)
+        ));
+    } else if policy.is_foreign() {
+        words.push(format!("the base policy is served at {}", policy.remote));
+    }
+    Ok((!words.is_empty()).then(|| format!("**Frozen backbones**: {}.", words.join("; "))))
+}
+
+/// Enough of a digest to tell two apart.
+fn short(digest: &str) -> String {
+    format!("SHA-256 {}…", digest.chars().take(12).collect::<String>())
+}
+
 fn learning(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, PipelineError> {
     let lines = read_metrics(&context.out)?;
     let plot = |title: &str, stages: &[(&str, &str)], value: &str| {
@@ -338,26 +374,22 @@ fn learning(context: &Context) -> Result<Vec<(w2a_report::Html, &'static str)>, 
             cosine = cosine.series(method_label(arm.name()), &points);
         }
     }
-    Ok(vec![
-        (
-            plot("Video autoencoder", &[("pixels", world::AUTOENCODER)], "pixel_mse"),
-            "Mean squared error of pixels in [-1, 1].",
-        ),
-        (plot("Latent video model", &flows, "latent_mse"), "Error of the predicted clean latents."),
-        (
-            plot(
-                "Policies",
-                &[("narrow labels", crate::policy::BASE), ("wide labels", crate::policy::CEILING)],
-                "loss",
-            ),
-            "Mean absolute error of normalised actions.",
-        ),
-        (
-            plot("Stage 1", &[("video → action", crate::align::ADAPTERS)], "video_to_action"),
-            "InfoNCE over trajectories, in nats.",
-        ),
-        (cosine.render(), "First seed of each arm; every arm's target is its own."),
-    ])
+    let mut plots = Vec::new();
+    // A run with backbones of others has not trained these.
+    if context.config.world.kind == WorldKind::Mini {
+        let pixels = plot("Video autoencoder", &[("pixels", world::AUTOENCODER)], "pixel_mse");
+        plots.push((pixels, "Mean squared error of pixels in [-1, 1]."));
+        let latents = plot("Latent video model", &flows, "latent_mse");
+        plots.push((latents, "Error of the predicted clean latents."));
+    }
+    if !context.config.policy.is_foreign() {
+        let policies = [("narrow labels", crate::policy::BASE), ("wide labels", crate::policy::CEILING)];
+        plots.push((plot("Policies", &policies, "loss"), "Mean absolute error of normalised actions."));
+    }
+    let stage1 = plot("Stage 1", &[("video → action", crate::align::ADAPTERS)], "video_to_action");
+    plots.push((stage1, "InfoNCE over trajectories, in nats."));
+    plots.push((cosine.render(), "First seed of each arm; every arm's target is its own."));
+    Ok(plots)
 }
 
 /// Filmstrips and clips of imagined and executed video on evaluation scenes.

@@ -6,24 +6,25 @@ use std::time::Instant;
 
 use w2a_align::{Diagnostics, FrozenAdapters};
 use w2a_nn::{Checkpoint, Init, NnError, TrainConfig};
-use w2a_policy::{DemonstrationSet, MiniPolicy, SlowPolicy};
+use w2a_policy::{DemonstrationSet, SlowPolicy};
 use w2a_posttrain::{
     Controller, Decoding, Form, Frozen, Lora, PolicyControl, PosttrainConfig, Record, Residual, ResidualControl,
     Rollout, Target, choose_gain, peft, rollout, train_lora, train_residual,
 };
 use w2a_sim::Scene;
-use w2a_world::{Latents, MiniWorld, WorldModel};
+use w2a_world::{Latents, WorldModel};
 
 use crate::context::{Context, load_json, model, save_json};
-use crate::policy::{BASE, Base, at_pace, base, demonstrations};
+use crate::policy::{Adaptable, Base, at_pace, base, demonstrations};
 use crate::progress::gain_part;
-use crate::world::{self, GRID, Imaginer, TUNE};
+use crate::run_world::RunWorld;
+use crate::world::{self, Imaginer, TUNE};
 use crate::{Config, PipelineError, align};
 
 /// Everything frozen that the methods share.
 pub(crate) struct Shared {
     pub set: DemonstrationSet,
-    pub world: MiniWorld,
+    pub world: RunWorld,
     pub adapters: FrozenAdapters,
 }
 
@@ -41,9 +42,15 @@ impl Shared {
     }
 
     /// The base policy whose weights LoRA adapts; a server's are refused long before.
-    fn adaptable(&self, context: &Context) -> Result<MiniPolicy, PipelineError> {
-        let net = crate::policy::net(context, BASE, &self.set)?;
-        Ok(MiniPolicy::new(net, self.set.proprio.clone(), self.set.action.clone(), &context.device))
+    fn adaptable(&self, context: &Context) -> Result<Adaptable, PipelineError> {
+        match self.base(context)?.policy {
+            Base::Here(policy) => Ok(policy),
+            Base::Remote(_) => Err(PipelineError::Config {
+                key: "policy.remote".into(),
+                expected: "nothing with LoRA: the weights of a server are out of reach".into(),
+                got: context.config.policy.remote.clone(),
+            }),
+        }
     }
 
     /// Rolls out a method.
@@ -211,7 +218,7 @@ impl<'a> Stage2<'_, 'a> {
         context.path(self.name).join("adapter")
     }
 
-    fn lora(self, context: &Context, base: &MiniPolicy) -> Result<Lora, PipelineError> {
+    fn lora(self, context: &Context, base: &Adaptable) -> Result<Lora, PipelineError> {
         let mut rng = w2a_data::stream(0, "load");
         let init = &mut Init { rng: &mut rng, device: &context.device };
         model(Lora::load_peft(&self.peft_folder(context), base, init))
@@ -223,7 +230,8 @@ impl<'a> Stage2<'_, 'a> {
         let init = &mut Init { rng: &mut rng, device: &context.device };
         let Self { name, config, adapters } = self;
         let proprio = shared.set.proprio.width();
-        let fresh = model(Residual::new(config.form, &config.residual, GRID, proprio, adapters, init))?;
+        let fresh =
+            model(Residual::new(config.form, &config.residual, context.config.grid(), proprio, adapters, init))?;
         model(Checkpoint::new(context.path(name)).load(fresh))
     }
 
@@ -232,7 +240,7 @@ impl<'a> Stage2<'_, 'a> {
         if self.config.form == Form::Lora {
             let plain = shared.adaptable(context)?;
             let adapted = model(self.lora(context, &plain)?.apply(&plain, gain))?;
-            return Ok(Actor { policy: at_pace(context, Base::Mini(Box::new(adapted))), bend: None });
+            return Ok(Actor { policy: at_pace(context, Base::Here(adapted)), bend: None });
         }
         let policy = shared.base(context)?;
         let residual = Some(self.residual(context, shared)?);
@@ -314,7 +322,7 @@ pub(crate) fn gain_path(context: &Context, name: &str) -> PathBuf {
 
 /// `z_v = B_v(V_1..V_T)` of each video, `[T, D]`.
 pub(crate) fn embed(
-    world: &MiniWorld,
+    world: &RunWorld,
     adapters: &FrozenAdapters,
     latents: &[Latents],
 ) -> Result<Vec<Vec<f32>>, PipelineError> {

@@ -5,10 +5,10 @@ use std::fmt::Debug;
 use w2a_align::{AdapterKind, Contrast, Negatives, Similarity};
 use w2a_nn::{AdamWConfig, DEVICES, TrainConfig, VisionConfig};
 use w2a_posttrain::{Decoding, Form, ObjectiveConfig};
-use w2a_sim::{IMAGE_SIZE, Suite, TaskInfo, tasks};
+use w2a_sim::{Suite, TaskInfo, tasks};
 
 use crate::arms::Arm;
-use crate::world::GRID;
+use crate::run_world::WorldKind;
 use crate::{Config, PipelineError};
 
 /// Most scenes a task may have in one corpus: the corpora's scene numbers lie this far apart.
@@ -38,6 +38,10 @@ impl Config {
         }
         rules.check("device", DEVICES.contains(&self.device.as_str()), &expected, &self.device);
 
+        let is_mini = self.world.kind == WorldKind::Mini;
+        let expected = if is_mini { "nothing with world.kind = mini" } else { "the folder of a checkpoint" };
+        rules.check("world.path", self.world.path.is_empty() == is_mini, expected, &self.world.path);
+
         let data = &self.data;
         let listed_once = (1..suites.len()).all(|index| !suites[..index].contains(&suites[index]));
         rules.check("data.suites", !suites.is_empty() && listed_once, "at least one suite, each once", &data.suites);
@@ -45,7 +49,8 @@ impl Config {
         let expected = "long alone, or some of object, spatial and goal: the episodes of long have another length";
         rules.check("data.suites", !mixed, expected, &data.suites);
         rules.between("data.labelled", data.labelled, 2, MOST_SCENES);
-        rules.between("data.videos", data.videos, 2, MOST_SCENES);
+        // Only the embedded world model is trained on them.
+        rules.between("data.videos", data.videos, if is_mini { 2 } else { 0 }, MOST_SCENES);
         rules.between("data.posttrain_scenes", data.posttrain_scenes, 2, MOST_SCENES);
         rules.between("data.tune_scenes", data.tune_scenes, 1, MOST_SCENES);
         let version = w2a_data::Version::from_name(&data.lerobot_version);
@@ -56,57 +61,31 @@ impl Config {
         rules.sharded("world.autoencoder_train", &world.autoencoder_train);
         rules.sharded("world.flow_train", &world.flow_train);
 
-        let autoencoder = &world.model.autoencoder;
-        rules.divides("world.model.autoencoder.patch", autoencoder.patch, &[GRID.0, GRID.1]);
-        rules.at_least("world.model.autoencoder.frames", autoencoder.frames, 1);
-        rules.at_least("world.model.autoencoder.channels", autoencoder.channels, 1);
-        // Half of it is the width of a second layer.
-        rules.at_least("world.model.autoencoder.hidden", autoencoder.hidden, 2);
-        rules.not_negative("world.model.autoencoder.noise", autoencoder.noise);
-        rules.not_negative("world.model.autoencoder.penalty", autoencoder.penalty);
-        rules.not_negative("world.model.autoencoder.foreground", autoencoder.foreground);
+        let expected = "false with world.kind = cosmos: that model is fine-tuned on skills by `world finetune`";
+        rules.check("world.skills", is_mini || !world.skills, expected, world.skills);
+        let chunk = self.chunk_len();
 
-        let flow = &world.model.flow;
-        rules.at_least("world.model.flow.width", flow.width, 2);
-        rules.check("world.model.flow.width", flow.width.is_multiple_of(2), "an even number", flow.width);
-        rules.at_least("world.model.flow.depth", flow.depth, 1);
-        rules.divides("world.model.flow.heads", flow.heads, &[flow.width]);
-        rules.at_least("world.model.flow.hidden", flow.hidden, 1);
-        let latent = [GRID.0 / autoencoder.patch.max(1), GRID.1 / autoencoder.patch.max(1)];
-        for (key, patch) in [("patch", flow.patch), ("first_patch", flow.first_patch)] {
-            let fits = (0..2).all(|side| patch[side] >= 1 && latent[side].is_multiple_of(patch[side]));
-            let expected = format!("divisors of the latent's rows and columns, {} and {}", latent[0], latent[1]);
-            rules.check(&format!("world.model.flow.{key}"), fits, &expected, patch);
-        }
-        rules.at_least("world.model.flow.chunks", flow.chunks, if self.align.sliding_windows { 2 } else { 1 });
         let long = suites == [Suite::Long];
-        let of_task = |task: TaskInfo| if self.is_libero() { self.episode_steps() } else { task.demo_steps };
-        for steps in suites.iter().flat_map(|suite| tasks(*suite)).map(of_task) {
-            let made = flow.chunks.checked_mul(autoencoder.frames);
-            // Long episodes are imagined clip by clip.
-            let fits = if long { made.is_some_and(|made| made <= steps) } else { made == Some(steps) };
-            let whole = steps.is_multiple_of(autoencoder.frames.max(1));
-            let expected = format!(
-                "{} chunks of world.model.autoencoder.frames = {} as make the {steps} control steps of a demonstration",
-                if long { "at most as many" } else { "as many" },
-                autoencoder.frames
-            );
-            rules.check("world.model.flow.chunks", fits && whole, &expected, flow.chunks);
-        }
         let expected = "false where data.suites is not [\"long\"]: the other tasks are one skill each";
         rules.check("world.skills", long || !world.skills, expected, world.skills);
-        rules.at_least("world.model.flow.sampling_steps", flow.sampling_steps, 1);
-        rules.positive("world.model.flow.shift", flow.shift);
-        rules.vision("world.model.flow.vision", &flow.vision);
-        let noise = flow.min_noise;
-        rules.check("world.model.flow.min_noise", noise > 0.0 && noise <= 1.0, "above 0, at most 1", noise);
+        let of_task = |task: TaskInfo| if self.is_libero() { self.episode_steps() } else { task.demo_steps };
+        let steps: Vec<usize> = suites.iter().flat_map(|suite| tasks(*suite)).map(of_task).collect();
+        if is_mini {
+            self.mini_world(rules, &steps, long);
+        } else {
+            let whole = steps.iter().all(|steps| steps.is_multiple_of(chunk));
+            let expected = format!("mini: control steps of a demonstration are no multiple of {chunk}");
+            rules.check("world.kind", whole, &expected, world.kind);
+            // A window of stage 1 is one chunk shorter than an episode.
+            let least = if self.align.sliding_windows { 2 } else { 1 };
+            rules.check("world.kind", self.chunks() >= least, "mini: episodes are shorter than a window", world.kind);
+        }
 
         let policy = &self.policy;
-        rules.vision("policy.model.vision", &policy.model.vision);
+        rules.vision("policy.model.vision", &policy.model.vision, self.side());
         rules.at_least("policy.model.hidden", policy.model.hidden, 1);
-        let covers = policy.model.horizon >= autoencoder.frames;
-        let expected = format!("at least world.model.autoencoder.frames = {}", autoencoder.frames);
-        rules.check("policy.model.horizon", covers, &expected, policy.model.horizon);
+        let expected = format!("at least the {chunk} control steps of a chunk of the world model");
+        rules.check("policy.model.horizon", policy.model.horizon >= chunk, &expected, policy.model.horizon);
         rules.sharded("policy.train", &policy.train);
         rules.sharded("policy.fine_tune", &policy.fine_tune);
         let slow = (1.0..=MOST_SLOWDOWN).contains(&policy.slowdown);
@@ -114,6 +93,19 @@ impl Config {
         let is_remote = !policy.remote.is_empty();
         let address = !is_remote || policy.remote.parse::<w2a_serve::Url>().is_ok();
         rules.check("policy.remote", address, "groot://host:port or openpi://host:port", &policy.remote);
+        let groot = &policy.groot;
+        rules.check(
+            "policy.groot.path",
+            !(is_remote && policy.is_groot()),
+            "nothing with policy.remote: there is one base policy",
+            &groot.path,
+        );
+        let expected = "the tag of an embodiment with policy.groot.path, and nothing without; `policy info` lists them";
+        let has_tag = groot.embodiment.is_empty() != policy.is_groot();
+        rules.check("policy.groot.embodiment", has_tag, expected, &groot.embodiment);
+        for (key, value) in [("policy.groot.backbone", &groot.backbone), ("policy.groot.adapter", &groot.adapter)] {
+            rules.check(key, policy.is_groot() || value.is_empty(), "nothing without policy.groot.path", value);
+        }
         let with_server = is_remote || policy.remote_token_env.is_empty();
         let expected = "nothing without policy.remote";
         rules.check("policy.remote_token_env", with_server, expected, &policy.remote_token_env);
@@ -138,12 +130,7 @@ impl Config {
         rules.between("align.vae.paired", vae.paired, 1, vae.window);
         let is_vae = align.adapter.kind == AdapterKind::ActionVae;
         let expected = "an even number for align.adapter = action-vae";
-        rules.check(
-            "world.model.autoencoder.frames",
-            !is_vae || autoencoder.frames.is_multiple_of(2),
-            expected,
-            autoencoder.frames,
-        );
+        rules.check("world.model.autoencoder.frames", !is_vae || chunk.is_multiple_of(2), expected, chunk);
         rules.train("align.train", &align.train);
         // In a batch of one trajectory the paper's contrast has no negatives; the action VAE draws its own.
         rules.at_least("align.train.batch", align.train.batch, if is_vae { 1 } else { 2 });
@@ -157,7 +144,7 @@ impl Config {
         rules.at_least("posttrain.seeds", after.seeds, 1);
         rules.at_least("posttrain.control_seeds", after.control_seeds, 1);
         rules.at_least("posttrain.dreamgen_videos", after.dreamgen_videos, 1);
-        rules.vision("posttrain.idm.vision", &after.idm.vision);
+        rules.vision("posttrain.idm.vision", &after.idm.vision, self.side());
         rules.at_least("posttrain.idm.hidden", after.idm.hidden, 1);
         rules.sharded("posttrain.idm_train", &after.idm_train);
 
@@ -192,8 +179,9 @@ impl Config {
         let expected = "latent or action with policy.remote: the weights of a server are out of reach for LoRA";
         rules.check("posttrain.stage2.form", has_weights, expected, stage2.form);
         let trains_base = after.methods.iter().any(|name| Arm::TRAIN_THE_BASE.map(Arm::name).contains(&name.as_str()));
-        let expected = "no base_extra and no dreamgen with policy.remote: both train the base policy further";
-        rules.check("posttrain.methods", !(is_remote && trains_base), expected, &after.methods);
+        let expected = "no base_extra and no dreamgen with policy.remote or policy.groot: both train the embedded base \
+                        policy further";
+        rules.check("posttrain.methods", !(policy.is_foreign() && trains_base), expected, &after.methods);
         let pulls = [cosine, infonce, regression];
         let expected = "cosine, infonce or regression above 0";
         rules.check("posttrain.stage2.objective", pulls.iter().any(|weight| *weight > 0.0), expected, "none");
@@ -207,6 +195,51 @@ impl Config {
         rules.between("eval.narrow_scenes", self.eval.narrow_scenes, 1, MOST_SCENES);
         rules.at_least("eval.batch", self.eval.batch, 1);
         rules.broken.take().map_or(Ok(()), Err)
+    }
+
+    /// The embedded world model's own sizes; `steps` are those of the demonstrations of each task.
+    fn mini_world(&self, rules: &mut Rules, steps: &[usize], long: bool) {
+        let (height, width) = self.grid();
+        let autoencoder = &self.world.model.autoencoder;
+        rules.divides("world.model.autoencoder.patch", autoencoder.patch, &[height, width]);
+        rules.at_least("world.model.autoencoder.frames", autoencoder.frames, 1);
+        rules.at_least("world.model.autoencoder.channels", autoencoder.channels, 1);
+        // Half of it is the width of a second layer.
+        rules.at_least("world.model.autoencoder.hidden", autoencoder.hidden, 2);
+        rules.not_negative("world.model.autoencoder.noise", autoencoder.noise);
+        rules.not_negative("world.model.autoencoder.penalty", autoencoder.penalty);
+        rules.not_negative("world.model.autoencoder.foreground", autoencoder.foreground);
+
+        let flow = &self.world.model.flow;
+        rules.at_least("world.model.flow.width", flow.width, 2);
+        rules.check("world.model.flow.width", flow.width.is_multiple_of(2), "an even number", flow.width);
+        rules.at_least("world.model.flow.depth", flow.depth, 1);
+        rules.divides("world.model.flow.heads", flow.heads, &[flow.width]);
+        rules.at_least("world.model.flow.hidden", flow.hidden, 1);
+        let latent = [height / autoencoder.patch.max(1), width / autoencoder.patch.max(1)];
+        for (key, patch) in [("patch", flow.patch), ("first_patch", flow.first_patch)] {
+            let fits = (0..2).all(|side| patch[side] >= 1 && latent[side].is_multiple_of(patch[side]));
+            let expected = format!("divisors of the latent's rows and columns, {} and {}", latent[0], latent[1]);
+            rules.check(&format!("world.model.flow.{key}"), fits, &expected, patch);
+        }
+        rules.at_least("world.model.flow.chunks", flow.chunks, if self.align.sliding_windows { 2 } else { 1 });
+        for &steps in steps {
+            let whole = steps.is_multiple_of(autoencoder.frames.max(1));
+            let made = flow.chunks.checked_mul(autoencoder.frames);
+            // Long episodes are imagined clip by clip.
+            let fits = if long { made.is_some_and(|made| made <= steps) } else { made == Some(steps) };
+            let expected = format!(
+                "{} chunks of world.model.autoencoder.frames = {} as make the {steps} control steps of a demonstration",
+                if long { "at most as many" } else { "as many" },
+                autoencoder.frames
+            );
+            rules.check("world.model.flow.chunks", fits && whole, &expected, flow.chunks);
+        }
+        rules.at_least("world.model.flow.sampling_steps", flow.sampling_steps, 1);
+        rules.positive("world.model.flow.shift", flow.shift);
+        rules.vision("world.model.flow.vision", &flow.vision, self.side());
+        let noise = flow.min_noise;
+        rules.check("world.model.flow.min_noise", noise > 0.0 && noise <= 1.0, "above 0, at most 1", noise);
     }
 }
 
@@ -282,8 +315,8 @@ impl Rules {
         self.check(&key("negatives"), time_matters, &expected, "marginal");
     }
 
-    fn vision(&mut self, section: &str, vision: &VisionConfig) {
-        self.divides(&format!("{section}.patch"), vision.patch, &[IMAGE_SIZE]);
+    fn vision(&mut self, section: &str, vision: &VisionConfig, side: usize) {
+        self.divides(&format!("{section}.patch"), vision.patch, &[side]);
         self.at_least(&format!("{section}.channels"), vision.channels, 1);
         self.at_least(&format!("{section}.keypoints"), vision.keypoints, 1);
     }

@@ -1,15 +1,12 @@
 //! The world model: autoencoder, latents of the videos, latent video model, imagination of the post-training scenes.
 
-use std::path::Path;
-
-use burn::tensor::Device;
 use rand_chacha::ChaCha8Rng;
 use w2a_data::Dataset;
 use w2a_nn::{Checkpoint, Init};
 use w2a_sim::{Environment, Scene, Split, batches};
 use w2a_world::{
-    FlowSample, GridVideo, LatentStatistics, Latents, Layout, MiniWorld, Skill, VideoAutoencoder, WorldModel,
-    grid_video, imagine_chain, load_latents, save_latents, save_statistics, train_autoencoder, train_flow,
+    FlowSample, GridVideo, LatentStatistics, Latents, Layout, Skill, VideoAutoencoder, WorldModel, grid_video,
+    load_latents, save_latents, save_statistics, train_autoencoder, train_flow,
 };
 
 use crate::arms::Arm;
@@ -18,6 +15,7 @@ use crate::context::{Context, depends, load_json, model, save_json};
 use crate::corpus::{Corpus, corpus};
 use crate::data::{ORACLE, VIDEO, scenes};
 use crate::horizon::Horizon;
+use crate::run_world::{RunWorld, WorldKind, settle};
 use crate::{Config, PipelineError};
 
 pub(crate) const AUTOENCODER: &str = "world/autoencoder";
@@ -31,9 +29,8 @@ pub(crate) const HORIZON: &str = "world/horizon.json";
 pub(crate) const POSTTRAIN: &str = "posttrain";
 pub(crate) const TUNE: &str = "tune";
 
-/// Rows and columns of the grid image: both cameras side by side.
-pub(crate) const GRID: (usize, usize) = (w2a_sim::IMAGE_SIZE, 2 * w2a_sim::IMAGE_SIZE);
-
+/// Cameras in the grid image.
+pub(crate) const CAMERAS: usize = 2;
 /// A latent video model of a run. All share the autoencoder and the statistics of the latents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Imaginer {
@@ -91,14 +88,20 @@ impl Imaginer {
         if self == Self::Main { "" } else { "_base_wm" }
     }
 
-    fn load(self, context: &Context) -> Result<MiniWorld, PipelineError> {
-        let (model_config, dirs) =
-            (&context.config.world.model, [context.path(AUTOENCODER), context.path(&self.flow())]);
-        model(MiniWorld::load(model_config, GRID, &dirs[0], &dirs[1], &context.device))
+    fn load(self, context: &Context) -> Result<RunWorld, PipelineError> {
+        RunWorld::load(&context.config, &context.out, &self.flow(), &context.device)
     }
 }
 
 pub(crate) fn run(context: &mut Context) -> Result<(), PipelineError> {
+    if context.config.world.kind == WorldKind::Cosmos {
+        // Nothing is trained here; what may be missing or another one is known before hours of work.
+        settle(context)?;
+        let tasks = context.config.tasks()?;
+        load(context)?
+            .check_instructions(tasks.iter().map(|(suite, task)| w2a_sim::tasks(*suite)[*task].instruction))?;
+        return imagine_all(context);
+    }
     let autoencoder = autoencoder(context)?;
     let mut statistics = None;
     for imaginer in Imaginer::all(&context.config) {
@@ -122,7 +125,8 @@ fn flow(
     statistics: &LatentStatistics,
 ) -> Result<(), PipelineError> {
     let config = context.config.world.clone();
-    let shape = model(autoencoder.latent_shape(GRID.0, GRID.1, config.model.autoencoder.channels))?;
+    let (height, width) = context.config.grid();
+    let shape = model(autoencoder.latent_shape(height, width, config.model.autoencoder.channels))?;
     let folder = context.folder(&imaginer.flow())?;
     model(save_statistics(&folder.join("statistics.safetensors"), statistics, shape))?;
     let Corpus { latents, first, list } = corpus;
@@ -141,14 +145,9 @@ fn flow(
     Ok(())
 }
 
-/// Loads the trained world model.
-pub(crate) fn load(context: &Context) -> Result<MiniWorld, PipelineError> {
-    open(&context.config, &context.out, &context.device)
-}
-
-/// Loads the world model that was trained with `config` in the folder `run`.
-pub(crate) fn open(config: &Config, run: &Path, device: &Device) -> Result<MiniWorld, PipelineError> {
-    model(MiniWorld::load(&config.world.model, GRID, &run.join(AUTOENCODER), &run.join(FLOW), device))
+/// Loads the world model.
+pub(crate) fn load(context: &Context) -> Result<RunWorld, PipelineError> {
+    Imaginer::Main.load(context)
 }
 
 /// Post-training scenes, all tasks.
@@ -203,12 +202,27 @@ fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
                 continue;
             }
             context.progress.part(&part);
+            context.folder("latents")?;
             let mut out = Vec::with_capacity(scenes.len());
-            for (index, part) in scenes.chunks(32).enumerate() {
-                out.extend(dreamer.imagine(context, part, &format!("imagine/{which}/{index}"))?);
+            // A clip of a large model takes hours, which a run that is killed should not lose.
+            let at_once = if dreamer.world.is_large() { 1 } else { 32 };
+            let done = |index: usize| context.path(&format!("{part}.{index:06}.partial"));
+            let batches: Vec<&[Scene]> = scenes.chunks(at_once).collect();
+            for (index, scenes_of) in batches.iter().enumerate() {
+                if done(index).exists() {
+                    out.extend(model(load_latents(&done(index)))?);
+                } else {
+                    let latents = dreamer.imagine(context, scenes_of, &format!("imagine/{which}/{index}"))?;
+                    model(save_latents(&done(index), &latents))?;
+                    out.extend(latents);
+                }
                 context.progress.tick(out.len(), scenes.len(), &format!("imagining {which} scenes"));
             }
             model(save_latents(&path, &out))?;
+            for index in 0..batches.len() {
+                fs_err::remove_file(done(index))
+                    .map_err(|error| PipelineError::io("removing a partial result", error))?;
+            }
         }
     }
     let world = load(context)?;
@@ -241,7 +255,7 @@ fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
 
 /// A latent video model, and how it imagines whole episodes.
 pub(crate) struct Dreamer {
-    world: MiniWorld,
+    world: RunWorld,
     /// What its skills were cut from; `None` if it has none.
     skills: Option<ClipList>,
 }
@@ -271,7 +285,7 @@ impl Dreamer {
                 None => vec![Skill { prompt: scene.task_info().instruction, chunks }],
             };
             let mut rng = w2a_data::stream(seed, &format!("{purpose}/{scene}"));
-            model(imagine_chain(&self.world, first, &plan, &mut rng))
+            model(self.world.chain(first, &plan, &mut rng))
         };
         first.iter().zip(scenes).map(chain).collect()
     }
@@ -290,7 +304,7 @@ impl Dreamer {
             Some(clips) => clips.plan_told(instruction, chunks)?,
             None => vec![Skill { prompt: instruction, chunks }],
         };
-        model(imagine_chain(&self.world, first, &plan, rng))
+        model(self.world.chain(first, &plan, rng))
     }
 }
 

@@ -9,10 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use w2a_data::{Camera, DatasetSpec, DatasetWriter, Episode, Version};
-use w2a_pipeline::{Config, EnvKind, Request, Stage, run};
+use w2a_pipeline::{
+    Config, EmbedRequest, EnvKind, GrootSection, Request, Rig, Stage, WorldKind, cosmos_settings, embed_prompts, run,
+};
+use w2a_posttrain::Form;
 use w2a_serve::codec::Value;
 
-const SIDE: usize = 64;
+/// Of the played simulator's pictures.
+const SIDE: usize = 128;
 const WORDS: [&str; 2] =
     ["pick up the cream cheese and place it in the basket", "pick up the salad dressing and place it in the basket"];
 
@@ -26,6 +30,8 @@ fn main() {
     played::run(&[
         ("a_run_in_libero_ends_with_its_report_and_a_resumed_one_with_the_same_bits", whole_run),
         ("demonstrations_and_settings_that_do_not_fit_are_refused_by_name", refused),
+        ("cosmos_imagines_and_groot_acts_in_the_whole_method", backbones),
+        ("a_checkpoint_that_changes_or_does_not_fit_is_refused", other_checkpoints),
     ]);
 }
 
@@ -60,9 +66,9 @@ fn worker(pictures: &Path) {
 
 /// A bright spot where the hand is.
 fn picture(x: f32, y: f32) -> Vec<u8> {
-    let place = |value: f32| (8.0 + 40.0 * value).clamp(0.0, SIDE as f32) as usize;
+    let place = |value: f32| (16.0 + 80.0 * value).clamp(0.0, SIDE as f32) as usize;
     let (column, row) = (place(x), place(y));
-    let near = |at: usize| at.abs_diff(row * SIDE + column) % SIDE < 4;
+    let near = |at: usize| at.abs_diff(row * SIDE + column) % SIDE < 8;
     (0..SIDE * SIDE).flat_map(|at| if near(at) { [250, 240, 30] } else { [40, 40, 60] }).collect()
 }
 
@@ -149,8 +155,9 @@ fn refused() {
     let no_dataset = attempt(&|config| config.env.libero.dataset.clear());
     assert!(no_dataset.starts_with("env.libero.dataset: expected a folder with demonstrations"), "{no_dataset}");
     type Change = fn(&mut Config);
-    let rules: [(&str, Change); 11] = [
+    let rules: [(&str, Change); 12] = [
         ("env.libero.render", |config| config.env.libero.render = 100),
+        ("env.libero.side", |config| config.env.libero.side = 8),
         ("env.libero.stride", |config| config.env.libero.stride = 3),
         ("env.libero.demo_steps", |config| config.env.libero.demo_steps = 65),
         ("env.libero.max_steps", |config| config.env.libero.max_steps = 63),
@@ -177,4 +184,117 @@ fn refused() {
     small.env.libero.expert_dataset.clear();
     small.posttrain.methods.retain(|name| name != "w2a_oracle");
     run(&Request { config: small, out: folder.path().join("small"), resume: false, until: Stage::Data }).unwrap();
+}
+
+/// The same run with toy checkpoints of Cosmos-Predict2 and GR00T-N1.6 in place of the embedded models.
+fn with_backbones(folder: &Path) -> Config {
+    let at = |name: &str| folder.join(name).display().to_string();
+    if !folder.join("cosmos").exists() {
+        w2a_pipeline::write_tiny_world(&folder.join("cosmos"), 1).unwrap();
+        w2a_pipeline::write_tiny_policy(&folder.join("groot"), 2).unwrap();
+    }
+    let mut config = config(folder);
+    config.data.videos = 0;
+    // Large models see more than the embedded ones.
+    config.env.libero.side = SIDE;
+    config.world.kind = WorldKind::Cosmos;
+    config.world.path = at("cosmos");
+    config.world.rig = Some(Rig::Libero);
+    config.policy.groot.path = at("groot");
+    config.policy.groot.embodiment = "libero_panda".into();
+    config.posttrain.methods =
+        ["base", "regression", "w2a_infonce", "w2a", "w2a_oracle", "w2a_shuffled"].map(str::to_owned).to_vec();
+    config
+}
+
+fn embed(folder: &Path) {
+    let prompts = folder.join("instructions.txt");
+    fs_err::write(&prompts, WORDS.join("\n")).unwrap();
+    let path = folder.join("cosmos");
+    let config = cosmos_settings(&path).unwrap();
+    embed_prompts(&EmbedRequest { input: prompts, path, config, rig: Some(Rig::Libero) }).unwrap();
+}
+
+fn backbones() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    demonstrations(&at("demonstrations"), SIDE, 2);
+    demonstrations(&at("expert"), SIDE, 2);
+    let until = |out: &str, until: Stage, resume: bool, change: &dyn Fn(&mut Config)| {
+        let mut config = with_backbones(folder.path());
+        change(&mut config);
+        run(&Request { config, out: at(out), resume, until })
+    };
+    let error = until("straight", Stage::World, false, &|_| {}).unwrap_err();
+    assert!(error.is_users_mistake() && error.to_string().contains("embed-prompts"), "{error}");
+    embed(folder.path());
+    // Nothing of the embedded models is trained, and no video is needed for it.
+    let outcome = until("straight", Stage::Report, true, &|_| {}).unwrap();
+    for absent in ["world/flow", "world/autoencoder", "policy/base", "data/video"] {
+        assert!(!at("straight").join(absent).exists(), "{absent}");
+    }
+    let report = fs_err::read_to_string(outcome.report.unwrap()).unwrap();
+    assert!(report.contains("Cosmos-Predict2, weights and settings SHA-256"));
+    assert!(report.contains("GR00T-N1.6 as libero_panda"));
+    until("resumed", Stage::World, false, &|_| {}).unwrap();
+    until("resumed", Stage::Report, true, &|_| {}).unwrap();
+    common::assert_same_results(&at("straight"), &at("resumed"));
+    // The policy's own weights are at hand, so that LoRA adapts them.
+    let lora = |config: &mut Config| {
+        config.posttrain.stage2.form = Form::Lora;
+        config.posttrain.stage2.lora.rank = 2;
+        config.posttrain.methods = ["base", "w2a"].map(str::to_owned).to_vec();
+    };
+    until("lora", Stage::Posttrain, false, &lora).unwrap();
+    let adapter = at("lora/posttrain/w2a/seed0/adapter/adapter_model.safetensors");
+    assert!(fs_err::metadata(adapter).unwrap().len() > 1000);
+}
+
+fn other_checkpoints() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    demonstrations(&at("demonstrations"), SIDE, 2);
+    demonstrations(&at("expert"), SIDE, 2);
+    let until = |until: Stage, resume: bool, change: &dyn Fn(&mut Config)| {
+        let mut config = with_backbones(folder.path());
+        change(&mut config);
+        run(&Request { config, out: at("run"), resume, until })
+    };
+    with_backbones(folder.path());
+    embed(folder.path());
+    type Change = fn(&mut Config);
+    let rules: [(&str, Change); 8] = [
+        ("world.path", |config| config.world.path.clear()),
+        ("world.path", |config| config.world.kind = WorldKind::Mini),
+        ("policy.groot.embodiment", |config| config.policy.groot.embodiment.clear()),
+        ("policy.groot.embodiment", |config| config.policy.groot.path.clear()),
+        ("policy.groot.path", |config| config.policy.remote = "groot://localhost:1".into()),
+        ("policy.groot.adapter", |config| {
+            config.policy.groot = GrootSection { adapter: "adapter".into(), ..GrootSection::default() };
+        }),
+        ("posttrain.methods", |config| config.posttrain.methods.push("base_extra".into())),
+        ("world.skills", |config| config.world.skills = true),
+    ];
+    for (key, change) in rules {
+        let error = until(Stage::Data, false, &change).unwrap_err();
+        assert!(
+            error.is_users_mistake() && error.to_string().starts_with(&format!("{key}: expected ")),
+            "{key}: {error}"
+        );
+    }
+    until(Stage::Policy, false, &|_| {}).unwrap();
+    fs_err::remove_dir_all(at("groot")).unwrap();
+    w2a_pipeline::write_tiny_policy(&at("groot"), 3).unwrap();
+    let error = until(Stage::Policy, true, &|_| {}).unwrap_err();
+    assert!(error.to_string().contains("policy.groot is no longer the one it began with"), "{error}");
+    let settings = at("cosmos/cosmos.json");
+    let text = fs_err::read_to_string(&settings).unwrap().replace("\"steps\":3", "\"steps\":4");
+    fs_err::write(&settings, text).unwrap();
+    let error = until(Stage::World, true, &|_| {}).unwrap_err();
+    assert!(error.to_string().contains("world.path, or its settings"), "{error}");
+    // Another robot's embodiment.
+    fs_err::remove_dir_all(at("run")).unwrap();
+    let gr1: Change = |config| config.policy.groot.embodiment = "gr1".into();
+    let error = until(Stage::Policy, false, &gr1).unwrap_err();
+    assert!(error.to_string().contains("one with the cameras of env.kind = libero"), "{error}");
 }

@@ -2,17 +2,20 @@
 //!
 //! [`Policy`] is all that the rest of the tool knows; [`MiniPolicy`] is the embedded benchmark's, trained by behaviour
 //! cloning and frozen afterwards; [`groot::Groot`] is NVIDIA's, from its checkpoints; [`ZeroPolicy`], [`RandomPolicy`] and
-//! [`ReplayPolicy`] are for checking an environment, [`SlowPolicy`] for asking what a difference in pace does.
+//! [`ReplayPolicy`] are for checking an environment, [`SlowPolicy`] for asking what a difference in pace does;
+//! [`Strided`] is for environments that carry several actions out at once.
 
 pub mod groot;
 mod mini;
 mod sanity;
 mod slow;
+mod strided;
 mod train;
 
 pub use mini::{MiniPolicy, MiniPolicyConfig, PolicyNet};
 pub use sanity::{RandomPolicy, ReplayPolicy, ZeroPolicy};
 pub use slow::SlowPolicy;
+pub use strided::Strided;
 pub use train::{DemonstrationSet, train_policy};
 
 use burn::tensor::Tensor;

@@ -158,8 +158,8 @@ pub(crate) fn layer_sizes<P: AdaptablePolicy>(policy: &P) -> Vec<(String, [usize
 /// change of the weights is scaled by `config.rollout_gain`, and the objective is about the whole change.
 ///
 /// # Errors
-/// As [`crate::train_residual`]; and a policy whose actions are normalised in another way than stage 1's, or whose chunks
-/// are shorter.
+/// As [`crate::train_residual`]; and a policy whose actions depend on the state before them or are of another width than
+/// stage 1's, or whose chunks are shorter.
 pub fn train_lora<P: AdaptablePolicy>(
     config: &PosttrainConfig,
     training: &Training,
@@ -174,18 +174,26 @@ pub fn train_lora<P: AdaptablePolicy>(
     check(config, targets, adapters)?;
     let policy = &*frozen.policy;
     let (offered, needed) = (policy.horizon() * policy.action_dim(), adapters.chunk());
-    if policy.action_normaliser() != Some(frozen.action) || offered < needed {
+    let normaliser = policy.action_normaliser().filter(|own| own.width() == frozen.action.width());
+    let Some(own) = normaliser.filter(|_| offered >= needed) else {
         return Err(NnError::Input {
             what: "policy for LoRA".into(),
-            expected: format!("chunks of at least {needed} values, normalised as in stage 1"),
-            got: format!("chunks of {offered} values with statistics of their own"),
+            expected: format!(
+                "chunks of at least {needed} values, {} an action, whatever the state",
+                frozen.action.width()
+            ),
+            got: match policy.action_normaliser() {
+                Some(own) => format!("chunks of {offered} values, {} an action", own.width()),
+                None => "actions that mean something else in every state".into(),
+            },
         });
-    }
+    };
+    let renormalised = if own == frozen.action { None } else { Some(renormalised(own, frozen.action, needed)?) };
     let autodiff = device.clone().autodiff();
     let mut stream = w2a_data::stream(training.seed, &format!("init/{}", training.name));
     let model = Lora::new(&config.lora, policy, &mut Init { rng: &mut stream, device: &autodiff })?;
     let (action, chunk_len) = (frozen.action, frozen.chunk_len);
-    let mut form = LoraForm { policy, adapters, action, chunk_len, gain: config.rollout_gain };
+    let mut form = LoraForm { policy, adapters, action, chunk_len, gain: config.rollout_gain, renormalised };
     train_rounds(&mut form, model, config, training, adapters, environment, targets, &autodiff, on_step, on_round)
 }
 
@@ -195,6 +203,19 @@ struct LoraForm<'a, P> {
     action: &'a Normaliser,
     chunk_len: usize,
     gain: f32,
+    /// Makes of the policy's normalised chunks those of stage 1; `None` if they are.
+    renormalised: Option<(Vec<f32>, Vec<f32>)>,
+}
+
+/// Factors and summands of a chunk of `len` values between two ways to normalise it.
+fn renormalised(own: &Normaliser, other: &Normaliser, len: usize) -> Result<(Vec<f32>, Vec<f32>), NnError> {
+    let (factors, summands) = own.renormalised_by(other).map_err(|error| NnError::Input {
+        what: "normalised actions of the policy".into(),
+        expected: format!("{} values an action, as in stage 1", other.width()),
+        got: error.to_string(),
+    })?;
+    let whole = |values: Vec<f32>| values.into_iter().cycle().take(len).collect();
+    Ok((whole(factors), whole(summands)))
 }
 
 impl<P: AdaptablePolicy> Trained for LoraForm<'_, P> {
@@ -213,7 +234,11 @@ impl<P: AdaptablePolicy> Trained for LoraForm<'_, P> {
 
     fn bend(&self, model: &Lora, rows: &Rows) -> Result<Bent, NnError> {
         let actions = model.apply(self.policy, 1.0)?.forward(&rows.observations, &rows.instructions)?;
-        let actions = actions.narrow(1, 0, self.adapters.chunk());
+        let mut actions = actions.narrow(1, 0, self.adapters.chunk());
+        if let Some((factors, summands)) = &self.renormalised {
+            let row = |values: &Vec<f32>| tensor(values.clone(), [1, values.len()], &actions.device());
+            actions = actions.clone() * row(factors) + row(summands);
+        }
         let z = self.adapters.net().action(actions.clone());
         let z_base = tensor(rows.z_base.clone(), z.dims(), &z.device());
         Ok(Bent { step: z.clone() - z_base, z, actions: Some(actions) })

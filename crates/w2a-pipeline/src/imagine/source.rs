@@ -10,7 +10,8 @@ use w2a_world::{MiniWorld, ModelId, Rig, WorldModel};
 use super::error::ImagineError;
 use super::inputs::Episode;
 use crate::context::model;
-use crate::world::{AUTOENCODER, FLOW, open};
+use crate::run_world::WorldKind;
+use crate::world::{AUTOENCODER, FLOW};
 use crate::{Config, PipelineError, saved_config};
 
 /// Which world model to use.
@@ -130,6 +131,10 @@ fn trained(run: &Path) -> Result<(MiniWorld, ModelId), PipelineError> {
     let config: Config =
         toml::from_str(&text).map_err(|error| missing(format!("its config.toml: {}", error.message())))?;
     config.validate()?;
+    if config.world.kind == WorldKind::Cosmos {
+        let path = &config.world.path;
+        return Err(missing(format!("it works with Cosmos-Predict2: --world.kind=cosmos --world.path={path}")).into());
+    }
     for (name, steps) in [(AUTOENCODER, config.world.autoencoder_train.steps), (FLOW, config.world.flow_train.steps)] {
         let done = Checkpoint::new(run.join(name)).step()?;
         if done < steps {
@@ -138,6 +143,7 @@ fn trained(run: &Path) -> Result<(MiniWorld, ModelId), PipelineError> {
     }
     // A pool that exists already was sized by an earlier call in this process, as in tests: its size stays.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(config.threads).build_global();
-    let id = model(MiniWorld::identify(&config.world.model, &run.join(AUTOENCODER), &run.join(FLOW)))?;
-    Ok((open(&config, run, &Device::flex())?, id))
+    let (sizes, dirs) = (&config.world.model, [run.join(AUTOENCODER), run.join(FLOW)]);
+    let id = model(MiniWorld::identify(sizes, &dirs[0], &dirs[1]))?;
+    Ok((model(MiniWorld::load(sizes, config.grid(), &dirs[0], &dirs[1], &Device::flex()))?, id))
 }

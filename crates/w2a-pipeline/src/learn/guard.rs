@@ -3,7 +3,9 @@
 
 use w2a_data::Observation;
 use w2a_nn::NnError;
-use w2a_world::{GridVideo, Latents, Layout, MiniWorld};
+use w2a_world::{GridVideo, Latents, Layout};
+
+use crate::run_world::RunWorld;
 
 /// One side of a trial.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -63,7 +65,7 @@ pub(super) fn seen_video(observations: &[Observation], chunks: usize, chunk_len:
 /// # Errors
 /// As [`seen_video`] and there.
 pub(super) fn distance(
-    world: &MiniWorld,
+    world: &RunWorld,
     observations: &[Observation],
     imagined: &Latents,
     chunk_len: usize,

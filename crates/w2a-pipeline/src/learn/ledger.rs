@@ -13,7 +13,6 @@ use super::guard::Distances;
 use crate::PipelineError;
 use crate::context::{Context, load_json, save_json};
 use crate::stage2::Shared;
-use crate::world::GRID;
 
 const STAGE: &str = "serve --learn";
 const MODEL: &str = "model.safetensors";
@@ -206,7 +205,8 @@ impl Origin {
         let mut rng = w2a_data::stream(0, "load");
         let init = &mut Init { rng: &mut rng, device: &context.device };
         let (stage2, proprio) = (&self.stage2, shared.set.proprio.width());
-        let fresh = Residual::new(stage2.form, &stage2.residual, GRID, proprio, &shared.adapters, init)?;
+        let fresh =
+            Residual::new(stage2.form, &stage2.residual, context.config.grid(), proprio, &shared.adapters, init)?;
         super::with_weights(&fresh, read_state(&update.join(MODEL))?)
     }
 

@@ -16,13 +16,13 @@ use std::sync::Arc;
 
 use w2a_nn::{Init, load_state, state_dict};
 use w2a_posttrain::{Alignment, Form, PosttrainConfig, Residual};
-use w2a_world::{MiniWorld, WorldModel};
+use w2a_world::WorldModel;
 
 use crate::PipelineError;
 use crate::context::{Context, model};
 use crate::serve::bent::{Chosen, bender_config};
 use crate::stage2::Shared;
-use crate::world::{AUTOENCODER, Dreamer, FLOW, GRID, Imaginer};
+use crate::world::{Dreamer, Imaginer};
 use episode::{Kept, Sizes};
 pub(crate) use learner::Learner;
 use learner::{Paths, Start};
@@ -135,7 +135,7 @@ pub(crate) fn start(
         chunk: shared.adapters.chunk(),
         dim: shared.adapters.dim(),
         proprio: shared.set.proprio.width(),
-        grid: GRID,
+        grid: context.config.grid(),
     };
     let paths = Paths { folder };
     let episodes = paths.episodes(&sizes)?;
@@ -200,7 +200,7 @@ fn beginning(
             let mut rng = w2a_data::stream(seed, "init/learn");
             let init = &mut Init { rng: &mut rng, device: &context.device };
             let (adapters, proprio) = (&shared.adapters, shared.set.proprio.width());
-            model(Residual::new(config.form, &config.residual, GRID, proprio, adapters, init))?
+            model(Residual::new(config.form, &config.residual, context.config.grid(), proprio, adapters, init))?
         }
     };
     Ok((residual, config, gain))
@@ -208,8 +208,7 @@ fn beginning(
 
 /// The digest of the run's world model.
 fn identity(context: &Context) -> Result<String, PipelineError> {
-    let (world, flow) = (&context.config.world.model, context.path(FLOW));
-    Ok(MiniWorld::identify(world, &context.path(AUTOENCODER), &flow)?.digest)
+    Ok(crate::run_world::identify(&context.config, &context.out)?.digest)
 }
 
 /// The rules where an earlier server left them.

@@ -13,7 +13,6 @@ use crate::arms::Arm;
 use crate::context::Context;
 use crate::learn::Origin;
 use crate::stage2::{Shared, Stage2};
-use crate::world::GRID;
 
 /// A trained residual of a run, and the scale that was chosen for it.
 pub(crate) struct Chosen {
@@ -76,7 +75,7 @@ pub(crate) fn bender_config(context: &Context, shared: &Shared, config: &Posttra
         proprio: shared.set.proprio.clone(),
         gain,
         decoding: config.decoding,
-        size: GRID,
+        size: context.config.grid(),
         device: context.device.clone(),
     }
 }

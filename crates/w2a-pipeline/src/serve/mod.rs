@@ -186,8 +186,14 @@ fn refused(key: &str, expected: &str, got: &str) -> PipelineError {
 /// The base policy of a run.
 fn mini(run: &Path) -> Result<BoxedPolicy, PipelineError> {
     let context = Context::existing(run)?;
-    if !context.config.policy.remote.is_empty() {
-        let expected = format!("a run with a policy of its own, or --policy remote:{}", context.config.policy.remote);
+    let policy = &context.config.policy;
+    if policy.is_foreign() {
+        let foreign = if policy.is_groot() {
+            format!("groot:{}", policy.groot.path)
+        } else {
+            format!("remote:{}", policy.remote)
+        };
+        let expected = format!("a run with a policy of its own, or --policy {foreign}");
         return Err(refused("--policy", &expected, &run.display().to_string()));
     }
     let set = crate::policy::demonstrations(&context)?;

@@ -38,4 +38,4 @@ pub use t5::{FeedForward, T5Config, T5Encoder, Tokens};
 pub use train_parity::cosmos_train;
 pub use vae::{Tiling, Vae, VaeConfig};
 pub use weights::DitWeights;
-pub use world::{Cosmos, CosmosConfig};
+pub use world::{CHUNK, Cosmos, CosmosConfig};

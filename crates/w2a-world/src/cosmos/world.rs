@@ -19,6 +19,9 @@ use super::source::Tensors;
 use super::vae::{Tiling, Vae, VaeConfig, WAN_BLOCKS};
 use crate::{GridVideo, LatentShape, Latents, ModelId, WorldModel};
 
+/// Frames of a latent after the first one.
+pub const CHUNK: usize = 4;
+
 /// Pixels of a token's side: 8 of the autoencoder, 2 latents of a patch.
 const TOKEN: usize = 16;
 
@@ -323,7 +326,7 @@ impl Cosmos {
 
 impl WorldModel for Cosmos {
     fn chunk_len(&self) -> usize {
-        4
+        CHUNK
     }
 
     fn max_chunks(&self) -> usize {
