@@ -164,11 +164,11 @@ pub struct WorldSection {
     pub kind: WorldKind,
     /// Folder of the checkpoint where `kind` is `cosmos`; its settings are those of the folder. Empty otherwise.
     pub path: String,
-    /// Where the checkpoint has its cameras; it counts for nothing with the embedded model, as `rig`.
+    /// Where the checkpoint has its cameras; it counts for nothing with the embedded model, as `views`.
     pub layout: Layout,
     /// The robot whose views prompts name; instructions are prompts as they are without one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rig: Option<Rig>,
+    pub views: Option<Rig>,
     /// Sizes. `model.flow.chunks` are those of a clip; an episode of more is imagined clip by clip.
     pub model: MiniWorldConfig,
     /// Whether the world model is trained on clips of single skills under their atomic prompts and imagines prompt by
@@ -347,7 +347,7 @@ impl Config {
                 kind: WorldKind::Mini,
                 path: String::new(),
                 layout: Layout::Grid2x2,
-                rig: None,
+                views: None,
                 model,
                 skills: false,
                 autoencoder_videos: pick(16, 200, 200),

@@ -82,7 +82,7 @@ impl RunWorld {
             key: "world.path".into(),
             expected: format!(
                 "a folder with every prompt embedded in {}: write the instructions to a file, one a line, and run `world2act \
-                 world embed-prompts FILE` with this --world.path and the --rig of world.rig",
+                 world embed-prompts FILE` with this --world.path and world.views as --views",
                 world.inner().prompts().dir().display()
             ),
             got: format!("{} that are not, the first: {first}", missing.len()),
@@ -142,7 +142,7 @@ fn framed(config: &Config, device: &Device) -> Result<Framed<Cosmos>, PipelineEr
     let world = &config.world;
     let path = Path::new(&world.path);
     let cosmos = model(Cosmos::open(path, model(CosmosConfig::of_folder(path))?, device))?;
-    model(Framed::new(cosmos, Framing { layout: world.layout, rig: world.rig, size: config.grid(), cameras: CAMERAS }))
+    model(Framed::new(cosmos, Framing { layout: world.layout, rig: world.views, size: config.grid(), cameras: CAMERAS }))
 }
 
 /// Name and digest of the world model of the run in `out`.
@@ -174,11 +174,11 @@ pub(crate) fn upstream(context: &Context) -> Result<serde_json::Value, PipelineE
     let mut value = depends(world);
     if let Some(entries) = value.as_object_mut() {
         // In this form, so that what was trained before there was another world model is still known.
-        ["kind", "path", "layout", "rig"].into_iter().for_each(|key| drop(entries.remove(key)));
+        ["kind", "path", "layout", "views"].into_iter().for_each(|key| drop(entries.remove(key)));
     }
     if world.kind == WorldKind::Mini {
         return Ok(value);
     }
     let known: ModelId = load_json(&context.path(MODEL), "world")?;
-    Ok(depends(&(known, world.layout, world.rig)))
+    Ok(depends(&(known, world.layout, world.views)))
 }

@@ -199,7 +199,7 @@ fn with_backbones(folder: &Path) -> Config {
     config.env.libero.side = SIDE;
     config.world.kind = WorldKind::Cosmos;
     config.world.path = at("cosmos");
-    config.world.rig = Some(Rig::Libero);
+    config.world.views = Some(Rig::Libero);
     config.policy.groot.path = at("groot");
     config.policy.groot.embodiment = "libero_panda".into();
     config.posttrain.methods =
