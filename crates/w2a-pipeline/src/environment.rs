@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use w2a_serve::simulator::{Command, EvalProtocol, Flip, InitialStates, Settings, WorkerEnvironment, WorkerSetup};
+use w2a_serve::simulator::{Command, Flip, InitialStates, Settings, SimulatorKind, WorkerEnvironment, WorkerSetup};
 use w2a_sim::{Environment, IMAGE_SIZE, Suite, Tabletop};
 
 use crate::arms::Arm;
@@ -125,13 +125,13 @@ impl LiberoSection {
             arm_noise: self.arm_noise,
             replan: self.stride,
             max_steps: Vec::new(),
-            ..EvalProtocol::LiberoOpenpi.settings()
+            ..Settings::openpi()
         }
     }
 
     fn setup(&self, out: &Path) -> WorkerSetup {
         WorkerSetup {
-            command: Command::libero(PathBuf::from(&self.python), out.join(LOG), SILENCE),
+            command: Command::python(SimulatorKind::Libero, PathBuf::from(&self.python), out.join(LOG), SILENCE),
             workers: self.workers,
             settings: self.settings(),
             stride: self.stride,
