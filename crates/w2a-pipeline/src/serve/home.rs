@@ -1,5 +1,5 @@
-//! Where a run was trained, and what that means for those it is served to: the names on the wire, and in LIBERO what lies
-//! between its clients' habits and the run's.
+//! Where a run was trained, and what that means for those it is served to: the names on the wire, images of other sizes, and
+//! in LIBERO what lies between its clients' habits and the run's.
 
 use std::sync::Arc;
 
@@ -38,6 +38,12 @@ pub(super) fn layout(config: &Config) -> Layout {
     if config.is_libero() { Layout::libero() } else { Layout::tabletop() }
 }
 
+/// The same with images of any size: those of a run's own policy are brought to its size.
+pub(super) fn with_any_images(mut layout: Layout) -> Layout {
+    layout.cameras.iter_mut().for_each(|camera| camera.size = None);
+    layout
+}
+
 /// Refuses a layout with other cameras, or with another state or action, than the run was trained with.
 pub(super) fn check(config: &Config, served: &Layout, what: &str) -> Result<(), PipelineError> {
     let home = layout(config);
@@ -52,7 +58,7 @@ pub(super) fn check(config: &Config, served: &Layout, what: &str) -> Result<(), 
     })
 }
 
-/// Translates between clients of LIBERO and a run that was trained in it.
+/// Translates between clients and a run that was trained in the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Interpreter {
     /// Whether the rows, and the columns, of a client's images are in the other order.
@@ -63,8 +69,11 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// `None` where the run was trained in the embedded benchmark, whose clients have its own habits.
-    pub fn of(config: &Config, habits: Habits) -> Option<Self> {
+    /// Between clients of LIBERO with these habits and a run there; clients of the embedded benchmark have its own habits.
+    pub fn of(config: &Config, habits: Habits) -> Self {
+        if !config.is_libero() {
+            return Self { turned: (false, false), gripper: Gripper::AsIs, stride: 1 };
+        }
         let order = |flip: Flip| match flip {
             Flip::None => (false, false),
             Flip::Vertical => (true, false),
@@ -72,7 +81,7 @@ impl Interpreter {
         };
         let (theirs, ours) = (order(habits.flip), order(config.env.libero.flip));
         let turned = (theirs.0 != ours.0, theirs.1 != ours.1);
-        config.is_libero().then(|| Self { turned, gripper: habits.gripper, stride: config.stride() })
+        Self { turned, gripper: habits.gripper, stride: config.stride() }
     }
 
     /// What a run would see: square images of its size, standing as its demonstrations do.
@@ -90,7 +99,7 @@ impl Interpreter {
         if height != width || rgb.len() != height * width * 3 || rgb.is_empty() {
             return Err(NnError::Input {
                 what: format!("image {name}"),
-                expected: "one square image, as LIBERO draws them".into(),
+                expected: "one square image, as this run was trained with".into(),
                 got: format!("{height}x{width} and {} bytes", rgb.len()),
             });
         }
@@ -133,7 +142,7 @@ impl Interpreter {
     }
 }
 
-/// A run's own policy for clients of LIBERO.
+/// A run's own policy for its clients.
 pub(super) struct Abroad<P> {
     pub policy: P,
     pub interpreter: Interpreter,
@@ -160,7 +169,7 @@ impl<P: Policy> Policy for Abroad<P> {
     }
 }
 
-/// What stage 2 trained, or trains, for clients of LIBERO.
+/// What stage 2 trained, or trains, for clients of its run.
 pub(super) struct BentAbroad {
     pub bend: Arc<dyn Bend>,
     pub interpreter: Interpreter,
@@ -222,9 +231,8 @@ mod tests {
 
     fn interpreter(habits: Habits) -> Interpreter {
         let mut config = Config::profile(Profile::Smoke);
-        assert_eq!(Interpreter::of(&config, habits), None);
         config.env.kind = EnvKind::Libero;
-        Interpreter::of(&config, habits).unwrap()
+        Interpreter::of(&config, habits)
     }
 
     /// An image whose pixels say their row and column, on a grid of 64.
@@ -250,6 +258,16 @@ mod tests {
         assert_eq!(raw.camera(&image(64)).unwrap().rgb[..3], [63, 0, 9]);
         let error = raw.camera(&Camera { width: 128, ..image(64) }).unwrap_err().to_string();
         assert!(error.contains("image image") && error.contains("one square image"), "{error}");
+    }
+
+    #[test]
+    fn the_embedded_benchmark_speaks_its_own_language() {
+        let tabletop = Interpreter::of(&Config::profile(Profile::Smoke), Habits::of(Protocol::Groot));
+        assert_eq!(tabletop.camera(&image(64)).unwrap(), image(64));
+        assert_eq!(tabletop.camera(&image(128)).unwrap(), image(64));
+        let mut actions = vec![0.25; 7];
+        tabletop.inward(&mut actions);
+        assert_eq!(actions, [0.25; 7]);
     }
 
     #[test]

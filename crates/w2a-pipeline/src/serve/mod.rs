@@ -119,10 +119,7 @@ fn served(request: &ServeRequest, tell: Tell) -> Result<Served, PipelineError> {
     };
     let plain = plain(request, Some(home::layout(&config)), habits)?;
     home::check(&config, &plain.layout, if request.learn.is_some() { "--learn" } else { "--residual" })?;
-    let bend = match Interpreter::of(&config, habits) {
-        Some(interpreter) => Arc::new(BentAbroad { bend, interpreter }),
-        None => bend,
-    };
+    let bend: Arc<dyn Bend> = Arc::new(BentAbroad { bend, interpreter: Interpreter::of(&config, habits) });
     check_horizon(plain.horizon, bend.horizon())?;
     Ok(Served { bend: Some(bend), ..plain })
 }
@@ -163,6 +160,7 @@ fn plain(request: &ServeRequest, home: Option<Layout>, habits: Habits) -> Result
         }
         PolicySource::Mini(run) => {
             let policy = mini(run, &layout, habits)?;
+            let layout = home::with_any_images(layout);
             Served { layout, horizon: policy.horizon(), sessions: Sessions::Shared(policy), bend: None }
         }
         PolicySource::Groot(dir) => {
@@ -216,8 +214,5 @@ fn mini(run: &Path, layout: &Layout, habits: Habits) -> Result<BoxedPolicy, Pipe
     }
     let set = crate::policy::demonstrations(&context)?;
     let policy = base(&context, &set)?;
-    Ok(match Interpreter::of(&context.config, habits) {
-        Some(interpreter) => Box::new(Abroad { policy, interpreter }),
-        None => Box::new(policy),
-    })
+    Ok(Box::new(Abroad { policy, interpreter: Interpreter::of(&context.config, habits) }))
 }
