@@ -7,7 +7,13 @@
 Clients are processes that send one frame, packed before, over a ZeroMQ REQ socket and take the answer as bytes, so that
 the time is the server's and the wire's and not the client's. For each number of clients and size of observation it prints
 the median and the 99th percentile of the round trip and the requests a second, of both, and their ratios with the
-quartiles over turns. `--steady MINUTES` holds 250 requests a second with images of 2x224x224 instead.
+quartiles over turns. `--floor` adds a server of pyzmq that looks at nothing and answers with bytes made before: what is left
+is the client and the wire.
+
+`--steady MINUTES` holds 250 requests a second with images of 2x224x224 instead, with `--run RUN` for the base policy of a run:
+
+    target/release/world2act policy --profile smoke --out runs/steady
+    wire/bin/python bench/serve.py target/release/world2act --steady 10 --run runs/steady
 """
 
 import argparse
@@ -24,7 +30,10 @@ import zmq
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HORIZON = 16
-STATE = {"x": 1, "y": 1, "z": 1, "roll": 1, "pitch": 1, "yaw": 1, "gripper": 2}
+# Cameras and state of `--env libero` and of a run in the embedded benchmark.
+LIBERO = (["image", "wrist_image"], {"x": 1, "y": 1, "z": 1, "roll": 1, "pitch": 1, "yaw": 1, "gripper": 2})
+TABLETOP = (["agent", "wrist"], dict.fromkeys(
+    ["x", "y", "z", "roll", "pitch", "yaw_sin", "yaw_cos", "vx", "vy", "vz", "aperture"], 1))
 ACTION = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 
 
@@ -40,9 +49,10 @@ def decode(value):
     return value
 
 
-def request(side):
-    images = {name: np.full((1, 1, side, side, 3), 7, np.uint8) for name in ["image", "wrist_image"]}
-    states = {name: np.zeros((1, 1, width), np.float32) for name, width in STATE.items()}
+def request(side, layout=LIBERO):
+    cameras, state = layout
+    images = {name: np.full((1, 1, side, side, 3), 7, np.uint8) for name in cameras}
+    states = {name: np.zeros((1, 1, width), np.float32) for name, width in state.items()}
     language = {"annotation.human.action.task_description": [["open the drawer"]]}
     observation = {"video": images, "state": states, "language": language}
     data = {"observation": observation, "options": None}
@@ -60,10 +70,21 @@ def python_server(port):
         socket.send(msgpack.packb([action, {}], default=encode))
 
 
-def client(port, side, seconds, rate, out):
+def floor_server(port):
+    """Takes requests and answers, and does nothing else."""
+    socket = zmq.Context().socket(zmq.REP)
+    socket.bind(f"tcp://127.0.0.1:{port}")
+    action = {name: np.zeros((1, HORIZON, 1), np.float32) for name in ACTION}
+    answer = msgpack.packb([action, {}], default=encode)
+    while True:
+        socket.recv(copy=False)
+        socket.send(answer)
+
+
+def client(port, side, seconds, rate, layout, out):
     socket = zmq.Context().socket(zmq.REQ)
     socket.connect(f"tcp://127.0.0.1:{port}")
-    frame, times = request(side), []
+    frame, times = request(side, layout), []
     for _ in range(3):
         socket.send(frame)
         socket.recv()
@@ -80,9 +101,9 @@ def client(port, side, seconds, rate, out):
     out.put((times, time.perf_counter() - begun))
 
 
-def measure(port, side, clients, seconds, rate=0):
+def measure(port, side, clients, seconds, rate=0, layout=LIBERO):
     out = multiprocessing.Queue()
-    options = (port, side, seconds, rate, out)
+    options = (port, side, seconds, rate, layout, out)
     workers = [multiprocessing.Process(target=client, args=options) for _ in range(clients)]
     [worker.start() for worker in workers]
     results = [out.get(timeout=60 + 3 * seconds) for _ in workers]
@@ -102,33 +123,43 @@ def main():
     parser.add_argument("program", nargs="?", default=str(ROOT / "target/release/world2act"))
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one turn of one side")
+    parser.add_argument("--floor", action="store_true", help="measure a server that does nothing, too")
     parser.add_argument("--steady", type=float, metavar="MINUTES", help="hold 250 requests a second for so long")
+    parser.add_argument("--run", help="for --steady: a run of the embedded benchmark whose base policy is served")
     args = parser.parse_args()
-    command = [args.program, "serve", "--policy", "zero", "--env", "libero", "--protocol", "groot", "--port", "5601"]
+    policy = ["mini:" + args.run] if args.run else ["zero", "--env", "libero"]
+    command = [args.program, "serve", "--policy", *policy, "--protocol", "groot", "--port", "5601"]
     ours = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     print(ours.stderr.readline().strip())
-    theirs = multiprocessing.Process(target=python_server, args=(5602,), daemon=True)
-    theirs.start()
+    others = [python_server, floor_server] if args.floor else [python_server]
+    others = [multiprocessing.Process(target=of, args=(5602 + at,), daemon=True) for at, of in enumerate(others)]
+    ports = range(5601, 5602 + len(others))
     try:
         if args.steady:
-            median, tail, rate = measure(5601, 224, 1, 60 * args.steady, 250)
+            median, tail, rate = measure(5601, 224, 1, 60 * args.steady, 250, TABLETOP if args.run else LIBERO)
             print(f"{args.steady:g} min: {rate:.1f} Hz, p50 {median * 1e3:.2f} ms, p99 {tail * 1e3:.2f} ms")
             return
-        print("| observation | clients | ours p50, p99 (ms) | Python p50, p99 (ms) | p50 ratio | ours / Python throughput |")
-        print("|---|---|---|---|---|---|")
+        [process.start() for process in others]
+        floor = " floor p50 (ms) | floor / Python throughput |" if args.floor else ""
+        print("| observation | clients | ours p50, p99 (ms) | Python p50, p99 (ms) | p50 ratio | ours / Python throughput |" + floor)
+        print("|---|---|---|---|---|---|" + "---|---|" * bool(floor))
         for name, side in [("0.4 MB", 258), ("12 MB", 1414)]:
             for clients in [1, 8]:
                 turns = []
                 for _ in range(args.turns):
-                    turns.append([measure(port, side, clients, args.seconds) for port in (5601, 5602)])
+                    turns.append([measure(port, side, clients, args.seconds) for port in ports])
                 middle = [[statistics.median(turn[who][what] for turn in turns) for what in range(2)] for who in range(2)]
-                p50 = spread([a[0] / b[0] for a, b in turns])
-                throughput = spread([a[2] / b[2] for a, b in turns])
+                p50 = spread([turn[0][0] / turn[1][0] for turn in turns])
+                throughput = spread([turn[0][2] / turn[1][2] for turn in turns])
                 cells = [", ".join(f"{value * 1e3:.2f}" for value in side_of) for side_of in middle]
-                print(f"| {name} | {clients} | {cells[0]} | {cells[1]} | {p50} | {throughput} |", flush=True)
+                row = f"| {name} | {clients} | {cells[0]} | {cells[1]} | {p50} | {throughput} |"
+                if args.floor:
+                    least = statistics.median(turn[2][0] for turn in turns) * 1e3
+                    row += f" {least:.2f} | {spread([turn[2][2] / turn[1][2] for turn in turns])} |"
+                print(row, flush=True)
     finally:
         ours.terminate()
-        theirs.terminate()
+        [process.terminate() for process in others if process.pid]
 
 
 if __name__ == "__main__":

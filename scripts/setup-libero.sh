@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a Python with LIBERO and the simulator workers, for `world2act libero --python DIR/bin/python`.
+# Makes a Python with LIBERO and the simulator workers, for `world2act evaluate --python DIR/bin/python`.
 #
 #     scripts/setup-libero.sh DIR [PYTHON]        PYTHON is 3.10 or 3.11, python3.11 if not given
 #

@@ -1,9 +1,23 @@
-"""`python -m w2a_workers libero PICTURES SLOTS`: one worker, driven over standard input and output."""
+"""`python -m w2a_workers SIMULATOR PICTURES SLOTS`: one worker, driven over standard input and output."""
 
+import importlib
 import sys
 import traceback
 
 from .pipe import Pictures, Pipe
+
+# Imported when asked for: a Python has one of the simulators.
+WORLDS = {"libero": "Libero", "robocasa": "Robocasa", "simpler": "Simpler"}
+
+
+def world_of(simulator):
+    if simulator not in WORLDS:
+        raise ValueError(f"simulator {simulator!r}: expected one of {', '.join(WORLDS)}")
+    try:
+        module = importlib.import_module(f".{simulator}", __package__)
+    except ImportError as error:
+        raise ImportError(f"this Python does not have {simulator} ({error}); python/README.md says what to install") from error
+    return getattr(module, WORLDS[simulator])
 
 
 def main():
@@ -13,17 +27,13 @@ def main():
     if first is None:
         return
     try:
-        if simulator != "libero":
-            raise ValueError(f"simulator {simulator!r}: expected libero")
-        from .libero import Libero
-
-        world = Libero(first["settings"], slots)
-        pictures = Pictures(path, slots, len(world.cameras), world.size, world.size)
+        world = world_of(simulator)(first["settings"], slots)
+        pictures = Pictures(path, slots, len(world.cameras), *world.size)
     except Exception as error:
         pipe.write({"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()})
         return
     pipe.write({
-        "cameras": world.cameras, "size": world.size, "state": world.state, "action": world.action,
+        "cameras": world.cameras, "size": list(world.size), "state": world.state, "action": world.action,
         "control_hz": world.control_hz, "versions": world.versions(),
     })
     while (message := pipe.read()) is not None:

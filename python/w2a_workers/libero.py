@@ -1,6 +1,5 @@
 """LIBERO's environments with everything that published protocols differ in as a setting."""
 
-import importlib.metadata
 import importlib.util
 import io
 import os
@@ -19,6 +18,7 @@ from libero.libero.envs.env_wrapper import ControlEnv
 from PIL import Image
 
 from .drawing import lighten
+from .slots import Slots, pick, versions
 
 CAMERAS = {"image": "agentview", "wrist_image": "robot0_eye_in_hand"}
 STATE = ["x", "y", "z", "roll", "pitch", "yaw", "gripper_left", "gripper_right"]
@@ -75,29 +75,20 @@ class Libero:
     def __init__(self, settings, slots):
         self.settings = settings
         self.flip = FLIPS[settings["flip"]]
-        self.size = settings["resize"] or settings["render"]
-        self.slots = [(None, None)] * slots
+        side = settings["resize"] or settings["render"]
+        self.size = (side, side)
+        self.slots = Slots(slots)
 
     def versions(self):
-        names = ["hf-libero", "robosuite", "mujoco", "numpy"]
-        return {name: importlib.metadata.version(name) for name in names} | {"assets": assets()}
+        return versions(["hf-libero", "robosuite", "mujoco", "numpy"]) | {"assets": assets()}
 
     def reset(self, slot, suite, task, trial, seed=None):
         """Starts a trial of a task; gives the instruction, the state and the images.
 
         With a `seed` the scene is the simulator's own draw of it, whatever the settings say.
         """
-        names = tasks(suite)
-        if not 0 <= task < len(names):
-            raise ValueError(f"task {task} of {suite}: expected 0 to {len(names) - 1}")
-        key, env = self.slots[slot]
-        if key != (suite, task):
-            if env is not None:
-                env.close()
-            # Until the new one stands there is none.
-            self.slots[slot] = (None, None)
-            env = self.build(suite, names[task])
-            self.slots[slot] = ((suite, task), env)
+        name = pick(tasks(suite), task, suite)
+        env = self.slots.hold(slot, (suite, task), lambda: self.build(suite, name))
         fixed = seed is None and self.settings["initial_states"] == "fixed"
         if seed is None:
             seed = self.settings["seed"] + (0 if fixed else trial)
@@ -107,7 +98,7 @@ class Libero:
             env.robots[0].gripper.current_action = np.zeros(env.robots[0].gripper.dof)
         seen = env.reset()
         if fixed:
-            states = initial_states(suite, names[task])
+            states = initial_states(suite, name)
             seen = env.set_init_state(states[trial % len(states)])
         elif self.settings["arm_noise"]:
             # As the fixed states came about: the arm is displaced, and the controller still knows the pose without noise.
@@ -119,7 +110,7 @@ class Libero:
         # Objects start a little above the table and fall.
         for _ in range(self.settings["settle_steps"]):
             seen, _, _, _ = env.step(OPEN)
-        return instruction(names[task]), self.observe(seen), self.look(env, seen)
+        return instruction(name), self.observe(seen), self.look(env, seen)
 
     def build(self, suite, name):
         side = self.settings["render"]
@@ -133,7 +124,7 @@ class Libero:
     def step(self, slot, actions, seeing):
         """Carries out actions; gives whether the task was solved after one of them, the state and, if `seeing`, the
         images."""
-        env = self.slots[slot][1]
+        env = self.slots[slot]
         success = False
         for action in actions:
             seen, _, _, _ = env.step(self.gripper(list(action)))
@@ -165,14 +156,13 @@ class Libero:
 
     def picture(self, image):
         image = self.flip(image)
-        if self.size != self.settings["render"]:
-            image = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((self.size, self.size), Image.BILINEAR))
+        height, width = self.size
+        if height != self.settings["render"]:
+            image = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((width, height), Image.BILINEAR))
         return image
 
     def close(self):
-        for _, env in self.slots:
-            if env is not None:
-                env.close()
+        self.slots.close()
 
 
 def instruction(name):

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use w2a_serve::simulator::{Command, EvalProtocol, Flip, InitialStates, Settings, WorkerEnvironment, WorkerSetup};
+use w2a_serve::Layout;
+use w2a_serve::simulator::{
+    Command, Flip, Gripper, InitialStates, Settings, SimulatorKind, WorkerEnvironment, WorkerSetup,
+};
 use w2a_sim::{Environment, IMAGE_SIZE, Suite, Tabletop};
 
 use crate::arms::Arm;
@@ -77,6 +80,9 @@ pub struct LiberoSection {
     pub render: usize,
     /// What is done to LIBERO's images, which stand on their heads: `none`, `rotate_180` or `vertical`.
     pub flip: Flip,
+    /// What the gripper's command means to demonstrations and policies: `as_is` for LIBERO's own, -1 opens and 1 closes, or
+    /// `groot` for 0 closed and 1 open, as in GR00T's data sets.
+    pub gripper: Gripper,
     /// Steps with an open gripper before anything is seen: objects start in the air.
     pub settle_steps: usize,
     /// Whether the arm starts with robosuite's noise in scenes that the simulator draws, as it does in the benchmark's
@@ -104,6 +110,7 @@ impl Default for LiberoSection {
             side: IMAGE_SIZE,
             render: 128,
             flip: Flip::Vertical,
+            gripper: Gripper::AsIs,
             settle_steps: 10,
             arm_noise: true,
             controller: "OSC_POSE".into(),
@@ -124,6 +131,7 @@ impl LiberoSection {
             initial_states: InitialStates::Fixed,
             settle_steps: number(self.settle_steps),
             controller: self.controller.clone(),
+            gripper: self.gripper,
             sensors: false,
             rebuild: false,
             mesh_cell_mm: number(self.mesh_cell_mm),
@@ -131,13 +139,13 @@ impl LiberoSection {
             arm_noise: self.arm_noise,
             replan: self.stride,
             max_steps: Vec::new(),
-            ..EvalProtocol::LiberoOpenpi.settings()
+            ..Settings::openpi()
         }
     }
 
     fn setup(&self, out: &Path) -> WorkerSetup {
         WorkerSetup {
-            command: Command::libero(PathBuf::from(&self.python), out.join(LOG), SILENCE),
+            command: Command::python(SimulatorKind::Libero, PathBuf::from(&self.python), out.join(LOG), SILENCE),
             workers: self.workers,
             settings: self.settings(),
             stride: self.stride,
@@ -153,6 +161,11 @@ impl Config {
     /// Whether the run acts in LIBERO.
     pub(crate) fn is_libero(&self) -> bool {
         self.env.kind == EnvKind::Libero
+    }
+
+    /// Names and sizes of what the run's simulator shows and takes.
+    pub(crate) fn layout(&self) -> Layout {
+        if self.is_libero() { Layout::libero() } else { Layout::tabletop() }
     }
 
     /// Actions of the simulator in one of the run's.

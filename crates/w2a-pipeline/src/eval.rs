@@ -1,7 +1,7 @@
 //! Evaluation of every arm on the same held-out scenes.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use w2a_posttrain::{Record, Rollout};
@@ -13,7 +13,7 @@ use crate::context::{Context, load_json, save_json};
 use crate::data::task_name;
 use crate::posttrain::eval_scenes;
 use crate::progress::eval_part;
-use crate::stage2::{Actor, Shared};
+use crate::stage2::{Actor, Batch, Shared, plan};
 use crate::{Config, PipelineError};
 
 /// The arm the report is about.
@@ -114,8 +114,8 @@ fn unchanged(context: &Context, arm: Arm, seed: usize, range: &str) -> Result<Op
     Ok(None)
 }
 
-/// Episodes of what `actor` makes, under a method's name and a seed; loaded if they were run before. `part` names the file
-/// and the part of the run.
+/// Episodes of what `actor` makes, under a method's name and a seed; loaded if they were run before, and gone on with where
+/// an earlier process was killed. `part` names the file and the part of the run.
 pub(crate) fn evaluate_as<'a>(
     context: &Context,
     shared: &Shared,
@@ -128,14 +128,52 @@ pub(crate) fn evaluate_as<'a>(
     if path.exists() {
         return load_json(&path, "eval");
     }
-    let chunk_len = context.config.chunk_len();
-    let horizon = scenes.iter().map(|scene| context.config.horizon_steps(scene.task_info())).max().unwrap_or(0);
+    let begun = context.path(&format!("{part}.begun.json"));
+    let mut known = known(&begun, scenes)?;
+    let batches = plan(context, scenes)?;
+    // Batches are kept whole, so that one that is run again has the same neighbours, and so comes to the same bits.
+    let is_waiting = |batch: &Batch| batch.iter().any(|(place, _)| !known.contains_key(place));
+    let waiting: Vec<Batch> = batches.into_iter().filter(is_waiting).collect();
     context.progress.part(part);
-    let tick = |done| context.progress.tick(done, scenes.len(), part);
-    let rollouts = shared.rollouts(context, actor()?, scenes, horizon.div_ceil(chunk_len), Record::Outcome, tick)?;
-    let results: Vec<EpisodeResult> = rollouts.iter().map(|rollout| result(context, method, seed, rollout)).collect();
+    context.progress.credit(known.len(), scenes.len());
+    if !waiting.is_empty() {
+        let chunk_len = context.config.chunk_len();
+        let horizon = scenes.iter().map(|scene| context.config.horizon_steps(scene.task_info())).max().unwrap_or(0);
+        let how = (horizon.div_ceil(chunk_len), Record::Outcome);
+        shared.act(context, actor()?, &waiting, how, |rollouts| {
+            known.extend(rollouts.iter().map(|(place, rollout)| (*place, result(context, method, seed, rollout))));
+            context.progress.tick(known.len(), scenes.len(), part);
+            // What ends here is written under its own name next.
+            if known.len() < scenes.len() { save_json(&begun, &known) } else { Ok(()) }
+        })?;
+    }
+    let results: Vec<EpisodeResult> = known.into_values().collect();
     save_json(&path, &results)?;
-    Ok(results)
+    match fs_err::remove_file(&begun) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(PipelineError::io("removing a list of episodes that is complete", error))
+        }
+        _ => Ok(results),
+    }
+}
+
+/// What a process that was killed had evaluated, by the places of its scenes.
+fn known(path: &Path, scenes: &[Scene]) -> Result<BTreeMap<usize, EpisodeResult>, PipelineError> {
+    if !path.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let known: BTreeMap<usize, EpisodeResult> = load_json(path, "eval")?;
+    let is_of = |(place, found): (&usize, &EpisodeResult)| {
+        scenes.get(*place).is_some_and(|scene| scene.to_string() == found.scene)
+    };
+    match known.iter().all(is_of) {
+        true => Ok(known),
+        false => Err(PipelineError::Artifact {
+            path: path.to_owned(),
+            reason: "its scenes are not those of this run".into(),
+            stage: "eval",
+        }),
+    }
 }
 
 fn result(context: &Context, method: &str, seed: usize, rollout: &Rollout) -> EpisodeResult {

@@ -16,13 +16,13 @@ mod demonstrations;
 mod environment;
 mod error;
 mod eval;
+mod evaluate;
 mod finetune;
 mod groot;
 mod groot_data;
 mod horizon;
 mod imagine;
 mod learn;
-mod libero;
 mod open_loop;
 mod parity;
 mod policy;
@@ -47,6 +47,7 @@ pub use config::{
 pub use data_tools::{DataReport, convert_data, inspect_data};
 pub use environment::{EnvKind, EnvSection, LiberoSection};
 pub use error::PipelineError;
+pub use evaluate::{EvaluateRequest, evaluate};
 pub use finetune::{FinetuneRequest, finetune};
 pub use groot::{PolicyInfoRequest, policy_info, write_tiny_policy};
 pub use imagine::{
@@ -54,15 +55,14 @@ pub use imagine::{
     cosmos_settings, embed_prompts, export_scenes, imagine, preview,
 };
 pub use learn::{LearnRequest, Tell};
-pub use libero::{LiberoRequest, libero};
 pub use open_loop::{Errors as OpenLoopErrors, OpenLoopRequest, open_loop};
 pub use parity::{Parity, parity};
 pub use run_world::WorldKind;
-pub use serve::{CheckpointOptions, PolicySource, ServeRequest, serve, start_serving};
+pub use serve::{CheckpointOptions, Habits, PolicySource, ServeRequest, serve, start_serving};
 pub use tuning::Method;
 pub use w2a_nn::DEVICES;
 pub use w2a_posttrain::LoraConfig;
-pub use w2a_serve::simulator::{EvalProtocol, SUITES as LIBERO_SUITES};
+pub use w2a_serve::simulator::{EvalProtocol, SimulatorKind};
 pub use w2a_serve::{Layout, Protocol};
 pub use w2a_sim::Scene;
 pub use w2a_world::cosmos::{Activations, CosmosConfig, FlowLoss, LossWeight};

@@ -180,7 +180,7 @@ pub(crate) fn base(context: &Context, set: &DemonstrationSet) -> Result<SlowPoli
     let base = if !config.remote.is_empty() {
         let token = token(&config.remote_token_env, "policy.remote_token_env")?;
         let url = config.remote.parse()?;
-        let remote = RemotePolicy::connect(url, layout(&context.config), token, Patience::default())?;
+        let remote = RemotePolicy::connect(url, context.config.layout(), token, Patience::default())?;
         Base::Remote(Box::new(model(Strided::new(remote, context.config.stride()))?))
     } else if config.is_groot() {
         Base::Here(Adaptable::Groot(Box::new(groot(context)?)))
@@ -198,11 +198,6 @@ pub(crate) fn base(context: &Context, set: &DemonstrationSet) -> Result<SlowPoli
     Ok(at_pace(context, base))
 }
 
-/// The names and sizes of what a run's simulator shows and takes.
-fn layout(config: &Config) -> Layout {
-    if config.is_libero() { Layout::libero() } else { Layout::tabletop() }
-}
-
 /// Which checkpoint of GR00T a run works with, in its folder.
 pub(crate) const CHECKPOINT: &str = "policy/groot.json";
 
@@ -214,7 +209,7 @@ pub(crate) fn groot(context: &Context) -> Result<Strided<Groot>, PipelineError> 
     let mut options = GrootOptions::new(&context.device);
     (options.backbone, options.seed) = (given(backbone), config.seed);
     let groot = crate::groot_data::load(Path::new(path), embodiment, &options, given(adapter).as_deref())?;
-    let (theirs, ours) = (Layout::of_groot(&groot)?, layout(config));
+    let (theirs, ours) = (Layout::of_groot(&groot)?, config.layout());
     let cameras = |layout: &Layout| layout.cameras.iter().map(|camera| camera.name.clone()).collect::<Vec<_>>();
     let parts = |parts: &[Part]| parts.iter().map(|part| format!("{}[{}]", part.name, part.width)).collect::<Vec<_>>();
     for (what, theirs, ours) in [
@@ -225,7 +220,7 @@ pub(crate) fn groot(context: &Context) -> Result<Strided<Groot>, PipelineError> 
         if theirs != ours {
             return Err(PipelineError::Config {
                 key: "policy.groot.embodiment".into(),
-                expected: format!("one with the {what} of env.kind = {}: {}", layout(config).name, ours.join(", ")),
+                expected: format!("one with the {what} of env.kind = {}: {}", config.layout().name, ours.join(", ")),
                 got: format!("{embodiment} with {}", theirs.join(", ")),
             });
         }

@@ -142,7 +142,10 @@ fn framed(config: &Config, device: &Device) -> Result<Framed<Cosmos>, PipelineEr
     let world = &config.world;
     let path = Path::new(&world.path);
     let cosmos = model(Cosmos::open(path, model(CosmosConfig::of_folder(path))?, device))?;
-    model(Framed::new(cosmos, Framing { layout: world.layout, rig: world.views, size: config.grid(), cameras: CAMERAS }))
+    model(Framed::new(
+        cosmos,
+        Framing { layout: world.layout, rig: world.views, size: config.grid(), cameras: CAMERAS },
+    ))
 }
 
 /// Name and digest of the world model of the run in `out`.

@@ -11,7 +11,7 @@ use w2a_posttrain::{
     Controller, Decoding, Form, Frozen, Lora, PolicyControl, PosttrainConfig, Record, Residual, ResidualControl,
     Rollout, Target, choose_gain, peft, rollout, train_lora, train_residual,
 };
-use w2a_sim::Scene;
+use w2a_sim::{Scene, batches};
 use w2a_world::{Latents, WorldModel};
 
 use crate::context::{Context, load_json, model, save_json};
@@ -53,7 +53,7 @@ impl Shared {
         }
     }
 
-    /// Rolls out a method.
+    /// Rolls out a method; `tick` hears how many episodes are done.
     pub fn rollouts(
         &self,
         context: &Context,
@@ -63,9 +63,28 @@ impl Shared {
         record: Record,
         mut tick: impl FnMut(usize),
     ) -> Result<Vec<Rollout>, PipelineError> {
+        let mut done: Vec<(usize, Rollout)> = Vec::with_capacity(scenes.len());
+        self.act(context, actor, &plan(context, scenes)?, (decisions, record), |rollouts| {
+            done.extend(rollouts);
+            tick(done.len());
+            Ok(())
+        })?;
+        done.sort_by_key(|(place, _)| *place);
+        Ok(done.into_iter().map(|(_, rollout)| rollout).collect())
+    }
+
+    /// Rolls out a method in batches of [`plan`], each for as many decisions; `each` takes the episodes of one with their
+    /// places.
+    pub fn act(
+        &self,
+        context: &Context,
+        actor: Actor,
+        batches: &[Batch],
+        (decisions, record): (usize, Record),
+        mut each: impl FnMut(Vec<(usize, Rollout)>) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
         let chunk_len = self.world.chunk_len();
         let Actor { mut policy, bend } = actor;
-        let mut out = Vec::with_capacity(scenes.len());
         let mut controller: Box<dyn Controller + '_> = match &bend {
             None => Box::new(PolicyControl { policy: &mut policy, chunk_len }),
             Some(Bend { adapters, residual, gain, decoding }) => Box::new(ResidualControl {
@@ -81,14 +100,28 @@ impl Shared {
             }),
         };
         context.acting(|environment| {
-            for part in scenes.chunks(context.config.eval.batch) {
-                out.extend(model(rollout(environment, controller.as_mut(), part, decisions, record))?);
-                tick(out.len());
+            for batch in batches {
+                let scenes: Vec<Scene> = batch.iter().map(|(_, scene)| *scene).collect();
+                let rollouts = model(rollout(environment, controller.as_mut(), &scenes, decisions, record))?;
+                each(batch.iter().map(|(place, _)| *place).zip(rollouts).collect())?;
             }
             Ok(())
-        })?;
-        Ok(out)
+        })
     }
+}
+
+/// Scenes that are rolled out side by side, with their places among all.
+pub(crate) type Batch = Vec<(usize, Scene)>;
+
+/// The batches of scenes: as many as `eval.batch` says and the simulator has room for.
+pub(crate) fn plan(context: &Context, scenes: &[Scene]) -> Result<Vec<Batch>, PipelineError> {
+    let size = context.config.eval.batch.max(1);
+    let capacity = context.acting(|environment| Ok(environment.capacity()))?;
+    let parts = scenes.chunks(size).enumerate().flat_map(|(part, scenes)| {
+        let placed = move |(place, scene): (usize, Scene)| (part * size + place, scene);
+        batches(scenes, capacity).into_iter().map(move |batch| batch.into_iter().map(placed).collect())
+    });
+    Ok(parts.collect())
 }
 
 /// What acts in a rollout: a policy, and what bends its chunks if anything does.

@@ -21,6 +21,7 @@ fn request(run: &Path, out: &Path) -> ServeRequest {
         residual: None,
         learn: Some(learn),
         layout: None,
+        habits: None,
         checkpoint: CheckpointOptions::default(),
         protocol: Protocol::Groot,
         host: "127.0.0.1".into(),

@@ -5,15 +5,21 @@ mod common;
 #[path = "../../w2a-serve/tests/played/mod.rs"]
 mod played;
 
+use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use w2a_data::{Camera, DatasetSpec, DatasetWriter, Episode, Version};
+use w2a_data::{Camera, DatasetSpec, DatasetWriter, Episode, Observation, Version};
 use w2a_pipeline::{
-    Config, EmbedRequest, EnvKind, GrootSection, Request, Rig, Stage, WorldKind, cosmos_settings, embed_prompts, run,
+    CheckpointOptions, Config, EmbedRequest, EnvKind, EvalProtocol, EvaluateRequest, GrootSection, LearnRequest,
+    PipelineError, PolicySource, Protocol, Request, Rig, ServeRequest, Stage, Tell, WorldKind, cosmos_settings,
+    embed_prompts, evaluate, run, start_serving,
 };
+use w2a_policy::Policy;
 use w2a_posttrain::Form;
 use w2a_serve::codec::Value;
+use w2a_serve::{Layout, Patience, RemotePolicy, Server};
 
 /// Of the played simulator's pictures.
 const SIDE: usize = 128;
@@ -25,18 +31,22 @@ fn main() {
     if let [_, module, name, kind, pictures, _] = arguments.as_slice()
         && (module, name, kind) == (&"-m".into(), &"w2a_workers".into(), &"libero".into())
     {
-        return worker(Path::new(pictures));
+        return worker(Path::new(&arguments[0]), Path::new(pictures));
     }
     played::run(&[
         ("a_run_in_libero_ends_with_its_report_and_a_resumed_one_with_the_same_bits", whole_run),
+        ("an_evaluation_that_was_killed_goes_on_with_its_next_batch_to_the_same_results", killed_evaluation),
+        ("clients_of_libero_are_served_and_learnt_from", learning),
         ("demonstrations_and_settings_that_do_not_fit_are_refused_by_name", refused),
         ("cosmos_imagines_and_groot_acts_in_the_whole_method", backbones),
         ("a_checkpoint_that_changes_or_does_not_fit_is_refused", other_checkpoints),
     ]);
 }
 
-/// A hand that moves as it is told, from a place that the scene says; the task is solved far enough to the right.
-fn worker(pictures: &Path) {
+/// A hand that moves as it is told, from a place that the scene says; the task is solved far enough to the right. Beside the
+/// Python that it is taken for, evaluated episodes are listed in `evaluated`, and none begins while `broken` has its trial.
+fn worker(python: &Path, pictures: &Path) {
+    let beside = |name: &str| python.with_file_name(name);
     let mut state = [0.0_f64; 8];
     let mut words = WORDS[0];
     played::play(pictures, SIDE, |order, pictures| {
@@ -52,6 +62,14 @@ fn worker(pictures: &Path) {
             answer.push(("success", Value::Bool(state[0] > 1.0)));
         } else {
             let start = order.get("seed").map_or(played::number(order.get("trial")), |seed| played::number(Some(seed)));
+            if order.get("seed").is_none() {
+                let trial = format!("{start}\n");
+                if fs_err::read_to_string(beside("broken")).is_ok_and(|broken| broken == trial) {
+                    std::process::abort();
+                }
+                let list = std::fs::File::options().create(true).append(true).open(beside("evaluated"));
+                list.unwrap().write_all(trial.as_bytes()).unwrap();
+            }
             state = [0.0; 8];
             state[1] = (start % 7) as f64 * 0.05;
             words = WORDS[played::number(order.get("task")) as usize - 1];
@@ -99,12 +117,21 @@ fn demonstrations(path: &Path, side: usize, count: usize) {
     writer.unwrap().finish().unwrap();
 }
 
+/// This test under a name of its own in a folder.
+fn python(folder: &Path) -> PathBuf {
+    let path = folder.join("python");
+    if !path.exists() {
+        std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &path).unwrap();
+    }
+    path
+}
+
 /// 32 steps of two actions, of which an episode imagines 8 chunks.
 fn config(folder: &Path) -> Config {
     let mut config: Config = toml::from_str(include_str!("toy.toml")).unwrap();
     config.env.kind = EnvKind::Libero;
     let libero = &mut config.env.libero;
-    libero.python = std::env::current_exe().unwrap().display().to_string();
+    libero.python = python(folder).display().to_string();
     libero.dataset = folder.join("demonstrations").display().to_string();
     libero.expert_dataset = folder.join("expert").display().to_string();
     (libero.demo_steps, libero.max_steps, libero.tasks, libero.render) = (64, 72, vec![1, 2], SIDE);
@@ -139,6 +166,180 @@ fn whole_run() {
     until("resumed", Stage::Align, false);
     until("resumed", Stage::Report, true);
     common::assert_same_results(&folder.path().join("straight"), &folder.path().join("resumed"));
+}
+
+fn killed_evaluation() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broken, evaluated) = (folder.path().join("broken"), folder.path().join("evaluated"));
+    demonstrations(&folder.path().join("demonstrations"), SIDE, 5);
+    demonstrations(&folder.path().join("expert"), SIDE, 2);
+    let run = |out: &str, resume: bool| {
+        let mut config = config(folder.path());
+        // Two workers: batches of the first two scenes of a task, and of the third.
+        (config.eval.scenes, config.eval.batch) = (3, 10);
+        config.posttrain.methods = ["base", "w2a"].map(str::to_owned).to_vec();
+        run(&Request { config, out: folder.path().join(out), resume, until: Stage::Eval })
+    };
+    run("straight", false).unwrap();
+    fs_err::write(&broken, "2\n").unwrap();
+    fs_err::remove_file(&evaluated).unwrap();
+    let error = run("killed", false).unwrap_err().to_string();
+    assert!(error.contains("/eval/init/000002") && error.contains("--resume"), "{error}");
+    let begun = |what: &str| folder.path().join(format!("killed/eval/{what}_seed0_full.begun.json"));
+    assert!(begun("base").exists(), "{:?}", fs_err::read_dir(folder.path().join("killed/eval")).unwrap().count());
+    fs_err::remove_file(&broken).unwrap();
+    let before = fs_err::read_to_string(&evaluated).unwrap();
+    // A list of other scenes is not gone on with.
+    let kept = fs_err::read_to_string(begun("base")).unwrap();
+    fs_err::write(begun("base"), kept.replace("000001", "000007")).unwrap();
+    assert!(run("killed", true).unwrap_err().to_string().contains("its scenes are not those of this run"));
+    fs_err::write(begun("base"), kept).unwrap();
+    run("killed", true).unwrap();
+    let after = fs_err::read_to_string(&evaluated).unwrap();
+    // Twelve in all, the first two once, and those that shared a batch with one that could not begin again.
+    let count = |text: &str| text.lines().count();
+    assert_eq!(count(&after) - count(&before), 10, "{before} then {after}");
+    assert!(!begun("base").exists());
+    for file in ["eval/base_seed0_full.json", "eval/w2a_seed0_full.json"] {
+        let read = |out: &str| fs_err::read_to_string(folder.path().join(out).join(file)).unwrap();
+        assert_eq!(read("straight"), read("killed"), "{file}");
+    }
+}
+
+/// A server, its address, and what it said.
+struct Serving {
+    server: Server,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+fn serve(request: &ServeRequest) -> Result<Serving, PipelineError> {
+    let said: Arc<Mutex<Vec<String>>> = Arc::default();
+    let heard = Arc::clone(&said);
+    let tell: Tell = Arc::new(move |words: &str| heard.lock().unwrap().push(words.to_owned()));
+    Ok(Serving { server: start_serving(request, Arc::default(), tell)?, said })
+}
+
+impl Serving {
+    fn connect(&self) -> RemotePolicy {
+        let url = format!("groot://{}", self.server.address()).parse().unwrap();
+        RemotePolicy::connect(url, Layout::libero(), None, Patience::default()).unwrap()
+    }
+
+    fn waits_for(&self, words: &str) {
+        for _ in 0..600 {
+            if self.said.lock().unwrap().iter().any(|said| said.contains(words)) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("{words}: {:?}", self.said.lock().unwrap());
+    }
+}
+
+/// What the client of GR00T shows: turned by 180 degrees, where this run's own images are upside down only.
+fn shown(state: &[f32; 8], is_spoilt: bool) -> Observation {
+    let image = if is_spoilt { vec![255; SIDE * SIDE * 3] } else { picture(state[0], state[1]) };
+    let mirrored: Vec<u8> =
+        image.chunks_exact(SIDE * 3).flat_map(|row| row.chunks_exact(3).rev().flatten().copied()).collect();
+    let camera = |name: &str| Camera { name: name.into(), height: SIDE, width: SIDE, rgb: mirrored.clone() };
+    Observation { cameras: vec![camera("image"), camera("wrist_image")], proprio: state.to_vec() }
+}
+
+/// An episode as long as the imagination: chunks of four actions of the run, each of two of the simulator.
+fn episode(remote: &mut RemotePolicy, number: usize, is_spoilt: bool) {
+    remote.reset();
+    let mut state = [0.0; 8];
+    state[1] = number as f32 * 0.05;
+    for chunk in 0..8 {
+        let actions = remote.act(&[shown(&state, is_spoilt && chunk > 0)], &WORDS[..1]).unwrap();
+        assert_eq!(actions.len(), 8 * 7);
+        for action in actions.chunks_exact(7) {
+            state.iter_mut().zip(action).for_each(|(state, value)| *state += value.clamp(-1.0, 1.0) * 0.05);
+        }
+    }
+}
+
+fn learning() {
+    let folder = tempfile::tempdir().unwrap();
+    let (home, out) = (folder.path().join("run"), folder.path().join("learn"));
+    demonstrations(&folder.path().join("demonstrations"), SIDE, 5);
+    let mut config = config(folder.path());
+    config.env.libero.expert_dataset.clear();
+    config.posttrain.methods = ["base", "w2a"].map(str::to_owned).to_vec();
+    run(&Request { config, out: home.clone(), resume: false, until: Stage::Align }).unwrap();
+
+    let asked = ServeRequest {
+        policy: PolicySource::Mini(home.clone()),
+        residual: None,
+        learn: Some(LearnRequest {
+            out: Some(out.clone()),
+            batch: 8,
+            trial: 2,
+            keep: 20,
+            ..LearnRequest::new(home.clone())
+        }),
+        layout: None,
+        habits: None,
+        checkpoint: CheckpointOptions::default(),
+        protocol: Protocol::Groot,
+        host: "127.0.0.1".into(),
+        port: 0,
+        token_env: String::new(),
+        remote_token_env: String::new(),
+        seed: 0,
+    };
+    let serving = serve(&asked).unwrap();
+    let mut remote = serving.connect();
+    // At first the policy alone, cut to the chunks of the world model; its gripper speaks GR00T's language.
+    let seen = [shown(&[0.1; 8], false)];
+    let bent = remote.act(&seen, &WORDS[..1]).unwrap();
+    let plain = serve(&ServeRequest { learn: None, ..asked.clone() }).unwrap();
+    let base = plain.connect().act(&seen, &WORDS[..1]).unwrap();
+    assert!(base.len() > bent.len(), "{} and {}", base.len(), bent.len());
+    assert!(bent.iter().zip(&base).all(|(bent, base)| (bent - base).abs() < 1e-4), "{bent:?} instead of {base:?}");
+    let grippers = bent.iter().skip(6).step_by(7);
+    assert!(grippers.clone().all(|open| (0.5..1.5).contains(open)), "{bent:?}: the demonstrations keep it open");
+    let openpi = ServeRequest { learn: None, protocol: Protocol::Openpi, ..asked.clone() };
+    let openpi = serve(&openpi).unwrap();
+    let url = format!("openpi://{}", openpi.server.address()).parse().unwrap();
+    let mut native = RemotePolicy::connect(url, Layout::libero(), None, Patience::default()).unwrap();
+    let native = native.act(&seen, &WORDS[..1]).unwrap();
+    assert!((native[6] - (1.0 - 2.0 * base[6])).abs() < 1e-5 && native[0] == base[0], "{native:?}, {base:?}");
+
+    (0..10).for_each(|number| episode(&mut remote, number, false));
+    [false, true, false, true].into_iter().enumerate().for_each(|(number, spoilt)| {
+        episode(&mut remote, 10 + number, spoilt);
+    });
+    remote.end_episode().unwrap();
+    serving.waits_for("update 1 is accepted");
+    assert_ne!(serving.connect().act(&seen, &WORDS[..1]).unwrap(), bent);
+    drop((remote, serving));
+
+    // What was learnt is a residual like any other, and a run is served where it was trained.
+    let frozen = ServeRequest { learn: None, residual: Some(out.join("updates/000001")), ..asked.clone() };
+    assert_ne!(serve(&frozen).unwrap().connect().act(&seen, &WORDS[..1]).unwrap(), bent);
+    for layout in [Layout::tabletop(), Layout::widowx()] {
+        for request in [&asked, &frozen] {
+            let error = serve(&ServeRequest { layout: Some(layout.clone()), ..request.clone() }).err().unwrap();
+            assert!(error.is_users_mistake() && error.to_string().contains("--env: expected libero with"), "{error}");
+        }
+    }
+    let evaluation = EvaluateRequest {
+        policy: PolicySource::Mini(home),
+        protocol: EvalProtocol::LiberoOpenpi,
+        suite: "libero_object".into(),
+        tasks: Some(vec![1]),
+        trials: Some(2),
+        workers: 1,
+        envs: 1,
+        python: python(folder.path()),
+        out: folder.path().join("evaluation"),
+        resume: false,
+        remote_token_env: String::new(),
+        seed: 0,
+    };
+    let text = evaluate(&evaluation).unwrap();
+    assert!(text.contains(" of 2  all") && text.contains("mini:"), "{text}");
 }
 
 fn refused() {

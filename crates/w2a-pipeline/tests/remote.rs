@@ -17,6 +17,7 @@ fn request(policy: PolicySource, residual: Option<&Path>, protocol: Protocol) ->
         residual: residual.map(Path::to_owned),
         learn: None,
         layout: None,
+        habits: None,
         checkpoint: CheckpointOptions::default(),
         protocol,
         host: "127.0.0.1".into(),

@@ -1,10 +1,11 @@
-//! One thread owns the policy; what several clients ask for at the same time goes through it as one batch.
+//! One policy for the threads of all clients: whoever asks while nobody else does asks it in its own thread, and what comes
+//! meanwhile from others goes through it as one batch afterwards. Handing every request to a thread with the policy, and
+//! its answer back, would cost two switches between threads, which on a busy machine is most of the time of a small request.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use w2a_data::Observation;
 use w2a_nn::NnError;
@@ -74,26 +75,37 @@ type Answer = Result<Vec<f32>, ServeError>;
 
 enum Order {
     Act(Job),
-    Reset { session: u64, done: SyncSender<Result<(), ServeError>> },
+    Reset { session: u64, done: SyncSender<Told> },
     Close { session: u64 },
-    Stop,
 }
 
 struct Job {
     session: u64,
     asked: Vec<Asked>,
-    answer: SyncSender<Answer>,
+    answer: SyncSender<Told>,
 }
 
-/// A handle to the thread with the policy.
+/// What a thread that waits is told.
+enum Told {
+    /// Its answer; that of a reset has no values.
+    Answer(Answer),
+    /// To carry out what waits, its own order among it.
+    Lead(Box<Worker>),
+}
+
+/// The policy, shared by the threads of connections.
 pub(crate) struct Engine {
-    orders: Sender<Order>,
-    thread: Option<JoinHandle<()>>,
+    line: Mutex<Line>,
+}
+
+/// Who waits, and the policy while nobody has it.
+struct Line {
+    waiting: VecDeque<Order>,
+    worker: Option<Box<Worker>>,
 }
 
 impl Engine {
     pub fn start(served: Served, metrics: Arc<Metrics>) -> Self {
-        let (orders, inbox) = channel();
         let width = served.layout.action_width();
         let bent = served.bend.map(|bend| (bend.horizon() * width, bend));
         let worker = Worker {
@@ -102,36 +114,100 @@ impl Engine {
             own: BTreeMap::new(),
             metrics,
         };
-        Self { orders, thread: Some(std::thread::spawn(move || worker.run(&inbox))) }
+        Self { line: Mutex::new(Line { waiting: VecDeque::new(), worker: Some(Box::new(worker)) }) }
     }
 
     /// The chunks for these observations.
     pub fn act(&self, session: u64, asked: Vec<Asked>) -> Answer {
-        let (answer, inbox) = sync_channel(1);
-        self.orders.send(Order::Act(Job { session, asked, answer })).map_err(|_| ServeError::Stopping)?;
-        inbox.recv().unwrap_or(Err(ServeError::Stopping))
+        self.order(|answer| Order::Act(Job { session, asked, answer }))
     }
 
     /// Forgets a session's episode.
     pub fn reset(&self, session: u64) -> Result<(), ServeError> {
-        let (done, inbox) = sync_channel(1);
-        self.orders.send(Order::Reset { session, done }).map_err(|_| ServeError::Stopping)?;
-        inbox.recv().unwrap_or(Err(ServeError::Stopping))
+        self.order(|done| Order::Reset { session, done }).map(|_| ())
     }
 
-    /// A session's client is gone.
+    /// A session's client is gone; nobody waits for it to be forgotten.
     pub fn close(&self, session: u64) {
-        // Without the thread there is nothing to close.
-        let _ = self.orders.send(Order::Close { session });
+        self.lead(Order::Close { session });
+    }
+
+    fn order(&self, order: impl FnOnce(SyncSender<Told>) -> Order) -> Answer {
+        let (told, inbox) = sync_channel(1);
+        self.lead(order(told));
+        loop {
+            match inbox.recv() {
+                Ok(Told::Answer(answer)) => return answer,
+                Ok(Told::Lead(worker)) => drop(Leading { engine: self, worker: Some(worker) }.round()),
+                Err(_) => return Err(ServeError::Stopping),
+            }
+        }
+    }
+
+    /// Lines an order up, and carries it out if nobody has the policy.
+    fn lead(&self, order: Order) {
+        let worker = {
+            let mut line = self.line();
+            line.waiting.push_back(order);
+            line.worker.take()
+        };
+        if worker.is_some() {
+            drop(Leading { engine: self, worker }.round());
+        }
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        // Entries are put in and taken out whole.
+        self.line.lock().unwrap_or_else(|held| held.into_inner())
     }
 }
 
-impl Drop for Engine {
+/// A thread that has the policy. When it is done the next who waits has it, or nobody: also after a panic.
+struct Leading<'a> {
+    engine: &'a Engine,
+    worker: Option<Box<Worker>>,
+}
+
+impl Leading<'_> {
+    /// Carries out what waits at the front: its own order is among it, whatever else has come stays for the next.
+    fn round(mut self) -> Self {
+        if let Some(worker) = &mut self.worker {
+            let orders = worker.batch(&mut self.engine.line().waiting);
+            worker.carry_out(orders);
+        }
+        self
+    }
+}
+
+impl Drop for Leading<'_> {
     fn drop(&mut self) {
-        let _ = self.orders.send(Order::Stop);
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread was reported when it happened.
-            let _ = thread.join();
+        let mut line = self.engine.line();
+        while let Some(mut worker) = self.worker.take() {
+            let next = match line.waiting.front() {
+                None => {
+                    line.worker = Some(worker);
+                    return;
+                }
+                Some(Order::Act(job)) => job.answer.clone(),
+                Some(Order::Reset { done, .. }) => done.clone(),
+                // Nobody waits for this one, who could be told.
+                Some(Order::Close { session }) => {
+                    worker.close(*session);
+                    line.waiting.pop_front();
+                    self.worker = Some(worker);
+                    continue;
+                }
+            };
+            // It waits for nothing else, so that it is there.
+            if let Err(error) = next.try_send(Told::Lead(worker)) {
+                self.worker = match error {
+                    TrySendError::Full(Told::Lead(worker)) | TrySendError::Disconnected(Told::Lead(worker)) => {
+                        line.waiting.pop_front();
+                        Some(worker)
+                    }
+                    _ => None,
+                };
+            }
         }
     }
 }
@@ -159,50 +235,54 @@ struct Rows {
     instructions: Vec<String>,
 }
 
+/// What goes through the policy next.
+enum Round {
+    Nothing,
+    Jobs(Vec<Job>),
+    Other(Order),
+}
+
 impl Worker {
-    fn run(mut self, inbox: &Receiver<Order>) {
-        let mut waiting = VecDeque::new();
-        loop {
-            let order = match waiting.pop_front() {
-                Some(order) => order,
-                None => match inbox.recv() {
-                    Ok(order) => order,
-                    Err(_) => return,
-                },
-            };
-            match order {
-                Order::Stop => return,
-                Order::Close { session } => {
-                    self.own.remove(&session);
-                    if let Sessions::Joint(policy) = &mut self.sessions {
-                        policy.forget(session);
-                    }
+    /// Takes what is next: questions until the first order of another kind, as many as may go together. Nobody waits for
+    /// others to come.
+    fn batch(&self, waiting: &mut VecDeque<Order>) -> Round {
+        let (mut rows, mut jobs) = (0, Vec::new());
+        while rows < MAX_ROWS {
+            match waiting.pop_front() {
+                Some(Order::Act(job)) => {
+                    rows += job.asked.len();
+                    jobs.push(job);
                 }
-                Order::Reset { session, done } => {
-                    // A client that is gone does not want to know.
-                    let _ = done.send(self.reset(session));
+                // Orders keep their order: what comes behind waits.
+                Some(other) if jobs.is_empty() => return Round::Other(other),
+                Some(other) => {
+                    waiting.push_front(other);
+                    break;
                 }
-                Order::Act(job) => {
-                    let mut rows = job.asked.len();
-                    let mut jobs = vec![job];
-                    // What has arrived by now; nobody waits for others to come.
-                    while rows < MAX_ROWS {
-                        match inbox.try_recv() {
-                            Ok(Order::Act(job)) => {
-                                rows += job.asked.len();
-                                jobs.push(job);
-                            }
-                            // Orders keep their order: what comes behind waits.
-                            Ok(other) => {
-                                waiting.push_back(other);
-                                break;
-                            }
-                            Err(_) => break,
-                        }
-                    }
-                    self.answer(jobs);
-                }
+                None => break,
             }
+        }
+        if jobs.is_empty() { Round::Nothing } else { Round::Jobs(jobs) }
+    }
+
+    fn carry_out(&mut self, round: Round) {
+        match round {
+            Round::Nothing => {}
+            Round::Jobs(jobs) => self.answer(jobs),
+            Round::Other(Order::Reset { session, done }) => {
+                self.reset(session);
+                // A client that is gone does not want to know.
+                let _ = done.send(Told::Answer(Ok(Vec::new())));
+            }
+            Round::Other(Order::Close { session }) => self.close(session),
+            Round::Other(Order::Act(job)) => self.answer(vec![job]),
+        }
+    }
+
+    fn close(&mut self, session: u64) {
+        self.own.remove(&session);
+        if let Sessions::Joint(policy) = &mut self.sessions {
+            policy.forget(session);
         }
     }
 
@@ -226,7 +306,7 @@ impl Worker {
                     };
                     match made {
                         Ok(policy) => taken.push((policy, job)),
-                        Err(error) => drop(job.answer.send(Err(error.into()))),
+                        Err(error) => drop(job.answer.send(Told::Answer(Err(error.into())))),
                     }
                 }
                 for (session, policy) in self.ask.side_by_side(taken) {
@@ -236,7 +316,7 @@ impl Worker {
         }
     }
 
-    fn reset(&mut self, session: u64) -> Result<(), ServeError> {
+    fn reset(&mut self, session: u64) {
         // A shared policy has no memory, and a session that has not asked yet has no policy.
         match &mut self.sessions {
             Sessions::Joint(policy) => policy.forget(session),
@@ -246,7 +326,6 @@ impl Worker {
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -275,7 +354,7 @@ impl Ask {
                 Err(error) => Err(ServeError::message("policy", "an answer", error.to_string())),
             };
             // A client that is gone does not want to know.
-            let _ = answer.send(result);
+            let _ = answer.send(Told::Answer(result));
         }
     }
 
@@ -285,7 +364,7 @@ impl Ask {
             let mut rows = Rows::default();
             rows.push(job.session, job.asked);
             let mut act = |rows: &Rows, words: &[&str]| policy.act(&rows.observations, words);
-            let _ = job.answer.send(self.chunks(&mut act, &rows));
+            let _ = job.answer.send(Told::Answer(self.chunks(&mut act, &rows)));
             (job.session, policy)
         };
         if taken.len() < 2 {

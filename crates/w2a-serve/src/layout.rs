@@ -50,13 +50,16 @@ const LANGUAGE: &str = "annotation.human.action.task_description";
 
 impl Layout {
     /// The names that [`Self::by_name`] knows.
-    pub const NAMES: [&str; 2] = ["tabletop", "libero"];
+    pub const NAMES: [&str; 5] = ["tabletop", "libero", "robocasa", "widowx", "google_robot"];
 
     /// A layout by its name.
     pub fn by_name(name: &str) -> Option<Self> {
         match name {
             "tabletop" => Some(Self::tabletop()),
             "libero" => Some(Self::libero()),
+            "robocasa" => Some(Self::robocasa()),
+            "widowx" => Some(Self::widowx()),
+            "google_robot" => Some(Self::google_robot()),
             _ => None,
         }
     }
@@ -93,6 +96,62 @@ impl Layout {
         }
     }
 
+    /// RoboCasa's Panda on an Omron base as GR00T's `robocasa_panda_omron` has it: three cameras, the fingers, and base and
+    /// hand by position and quaternion; actions of twelve values.
+    pub fn robocasa() -> Self {
+        let sized = |&(name, width): &(&str, usize)| Part { name: name.into(), width };
+        Self {
+            name: "robocasa".into(),
+            cameras: cameras(&["res256_image_side_0", "res256_image_side_1", "res256_image_wrist_0"]),
+            state: [
+                ("gripper_qpos", 2),
+                ("base_position", 3),
+                ("base_rotation", 4),
+                ("end_effector_position_relative", 3),
+                ("end_effector_rotation_relative", 4),
+            ]
+            .iter()
+            .map(sized)
+            .collect(),
+            action: [
+                ("end_effector_position", 3),
+                ("end_effector_rotation", 3),
+                ("gripper_close", 1),
+                ("base_motion", 4),
+                ("control_mode", 1),
+            ]
+            .iter()
+            .map(sized)
+            .collect(),
+            language: LANGUAGE.into(),
+            modalities: None,
+        }
+    }
+
+    /// SimplerEnv's WidowX as GR00T's `oxe_widowx` has it: one camera, position, angles, an empty place and the gripper.
+    pub fn widowx() -> Self {
+        Self {
+            name: "widowx".into(),
+            cameras: cameras(&["image_0"]),
+            state: parts(&["x", "y", "z", "roll", "pitch", "yaw", "pad", "gripper"]),
+            action: parts(&w2a_sim::ACTION_NAMES),
+            language: LANGUAGE.into(),
+            modalities: None,
+        }
+    }
+
+    /// SimplerEnv's robot of Google as GR00T's `oxe_google` has it: one camera, position, quaternion and the gripper.
+    pub fn google_robot() -> Self {
+        Self {
+            name: "google_robot".into(),
+            cameras: cameras(&["image"]),
+            state: parts(&["x", "y", "z", "rx", "ry", "rz", "rw", "gripper"]),
+            action: parts(&w2a_sim::ACTION_NAMES),
+            language: LANGUAGE.into(),
+            modalities: None,
+        }
+    }
+
     /// What a checkpoint of GR00T takes and gives, under its own names; openpi's are those below `observation/`.
     ///
     /// # Errors
@@ -110,10 +169,9 @@ impl Layout {
             let missing = || ServeError::message(format!("state.{name} of {tag}"), "statistics", "none");
             Ok(Part { name: name.into(), width: width.ok_or_else(missing)? })
         };
-        let cameras = modalities.video.modality_keys.iter();
         Ok(Self {
             name: tag.into(),
-            cameras: cameras.map(|name| camera(name, &format!("observation/{name}"), None)).collect(),
+            cameras: cameras(&modalities.video.modality_keys),
             state: groot.state_widths().map(known).collect::<Result<_, ServeError>>()?,
             action: groot.action_widths().map(|(name, width)| Part { name: name.into(), width }).collect(),
             language: modalities.language.modality_keys.first().cloned().unwrap_or_default(),
@@ -134,6 +192,11 @@ impl Layout {
 
 fn camera(name: &str, openpi: &str, size: Option<(usize, usize)>) -> CameraLayout {
     CameraLayout { name: name.into(), openpi: openpi.into(), size }
+}
+
+/// Cameras of any size; openpi's names are GR00T's below `observation/`.
+fn cameras(names: &[impl AsRef<str>]) -> Vec<CameraLayout> {
+    names.iter().map(AsRef::as_ref).map(|name| camera(name, &format!("observation/{name}"), None)).collect()
 }
 
 fn parts(names: &[&str]) -> Vec<Part> {

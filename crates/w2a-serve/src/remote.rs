@@ -104,6 +104,8 @@ impl RemotePolicy {
         Ok(remote)
     }
 
+    /// Names are compared, not their order: on the wire every part has its name. What the instruction is called differs
+    /// between data sets of one robot, so that the server's name of it is taken.
     fn groot_horizon(&mut self) -> Result<usize, ServeError> {
         let layout = self.layout.clone();
         let config = self.client.groot("get_modality_config", None)?;
@@ -114,15 +116,19 @@ impl RemotePolicy {
                 _ => Err(ServeError::message("modality configuration", format!("{key} of {group}"), "none")),
             }
         };
-        let expected: [(&str, Vec<&str>); 4] = [
+        let expected: [(&str, Vec<&str>); 3] = [
             ("video", layout.cameras.iter().map(|camera| camera.name.as_str()).collect()),
             ("state", layout.state.iter().map(|part| part.name.as_str()).collect()),
             ("action", layout.action.iter().map(|part| part.name.as_str()).collect()),
-            ("language", vec![layout.language.as_str()]),
         ];
+        let sorted = |names: &[&str]| {
+            let mut sorted: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            sorted.sort_unstable();
+            sorted
+        };
         for (group, names) in expected {
             let theirs: Vec<&str> = part(group, "modality_keys")?.iter().filter_map(Value::as_text).collect();
-            if theirs != names {
+            if sorted(&theirs) != sorted(&names) {
                 let what = format!("{group} keys of the server");
                 return Err(ServeError::message(what, names.join(", "), theirs.join(", ")));
             }
@@ -130,6 +136,11 @@ impl RemotePolicy {
                 return Err(ServeError::message(format!("{group} steps of the server"), "one, the present", "more"));
             }
         }
+        let words: Vec<&str> = part("language", "modality_keys")?.iter().filter_map(Value::as_text).collect();
+        let &[words] = words.as_slice() else {
+            return Err(ServeError::message("language keys of the server", "one", words.join(", ")));
+        };
+        self.layout.language = words.to_owned();
         let horizon = part("action", "delta_indices")?.len();
         check_horizon(horizon)?;
         Ok(horizon)

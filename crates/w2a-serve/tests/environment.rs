@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use w2a_serve::codec::Value;
-use w2a_serve::simulator::{Command, EvalProtocol, Settings, WorkerEnvironment, WorkerSetup};
+use w2a_serve::simulator::{Command, Settings, SimulatorKind, WorkerEnvironment, WorkerSetup};
 use w2a_sim::{Environment, Range, Scene, SimError, Split, Suite};
 
 use played::number;
@@ -72,13 +72,14 @@ fn worker(folder: &Path, pictures: &Path) {
 }
 
 fn environment(folder: &Path, workers: usize) -> WorkerEnvironment {
-    let settings = Settings { render: SIZE as u32, resize: 0, ..EvalProtocol::LiberoOpenpi.settings() };
+    let settings = Settings { render: SIZE as u32, resize: 0, ..Settings::openpi() };
     let command = Command {
         program: std::env::current_exe().unwrap(),
         arguments: vec!["worker".into(), folder.display().to_string()],
         variables: vec![],
         log: folder.join("worker.log"),
         timeout: Duration::from_secs(5),
+        install: "scripts/setup-libero.sh",
     };
     WorkerEnvironment::new(WorkerSetup { command, workers, settings, stride: 2, side: SIZE / 2 }).unwrap()
 }
@@ -151,8 +152,9 @@ fn what_never_runs() {
 }
 
 fn environment_of(program: &str, folder: &Path) -> WorkerEnvironment {
-    let settings = EvalProtocol::LiberoOpenpi.settings();
-    let command = Command::libero(program.into(), folder.join("worker.log"), Duration::from_secs(1));
+    let settings = Settings::openpi();
+    let command =
+        Command::python(SimulatorKind::Libero, program.into(), folder.join("worker.log"), Duration::from_secs(1));
     WorkerEnvironment::new(WorkerSetup { command, workers: 1, settings, stride: 1, side: 64 }).unwrap()
 }
 
@@ -168,8 +170,9 @@ fn refused() {
         let error = environment.reset(&[scene.parse().unwrap()]).unwrap_err().to_string();
         assert!(error.contains(scene) && error.contains("env.kind"), "{error}");
     }
-    let settings = EvalProtocol::LiberoOpenpi.settings();
-    let command = Command::libero("python".into(), folder.path().join("log"), Duration::from_secs(1));
+    let settings = Settings::openpi();
+    let command =
+        Command::python(SimulatorKind::Libero, "python".into(), folder.path().join("log"), Duration::from_secs(1));
     let setup = WorkerSetup { command, workers: 1, settings, stride: 2, side: 100 };
     assert!(WorkerEnvironment::new(setup).is_err());
 }

@@ -1,6 +1,7 @@
 //! Workers that die, hang and raise, played by this test itself: started with arguments it is a worker.
 
 mod played;
+mod recorded;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -11,7 +12,7 @@ use w2a_nn::NnError;
 use w2a_policy::Policy;
 use w2a_serve::codec::Value;
 use w2a_serve::simulator::{
-    Command, Episode, EpisodeOutcome, EvalProtocol, Evaluation, MAX_ATTEMPTS, Settings, SimulatorError, evaluate,
+    Command, Episode, EpisodeOutcome, EvalSettings, Evaluation, MAX_ATTEMPTS, Settings, SimulatorError, evaluate,
 };
 use w2a_serve::{Layout, Patience, Protocol, RemotePolicy, Served, Server, ServerConfig, Sessions};
 
@@ -26,11 +27,19 @@ fn main() {
     {
         return worker(Path::new(folder), Path::new(pictures), slots.parse().unwrap());
     }
+    if let [_, mode, recording, pictures, _] = arguments.as_slice()
+        && mode == "replay"
+    {
+        return recorded::replay(Path::new(recording), Path::new(pictures));
+    }
     played::run(&[
         ("episodes_run_in_workers_and_the_policy_sees_their_pictures", episodes_run),
         ("a_killed_a_silent_and_a_raising_worker_cost_an_attempt_and_no_episode", workers_are_replaced),
         ("what_always_fails_is_a_failure_of_the_infrastructure", failures_are_named),
         ("a_worker_that_does_not_start_and_a_policy_that_fails_end_the_evaluation", mistakes_end_it),
+        ("a_kitchen_of_robocasa_as_it_was_recorded", recorded::kitchen),
+        ("the_widowx_of_simpler_as_it_was_recorded", recorded::widowx),
+        ("googles_robot_of_simpler_as_it_was_recorded", recorded::google_robot),
     ]);
 }
 
@@ -112,10 +121,11 @@ fn request(folder: &Path, trials: &[u32], slots: usize) -> Evaluation {
             variables: vec![],
             log: folder.join("worker.log"),
             timeout: Duration::from_secs(2),
+            install: "scripts/setup-libero.sh",
         },
         workers: 2,
         slots,
-        settings: Settings { max_steps: vec![("libero_object".into(), 7)], ..EvalProtocol::LiberoOpenpi.settings() },
+        settings: EvalSettings::Libero(Settings { max_steps: vec![("libero_object".into(), 7)], ..Settings::openpi() }),
         episodes: trials.iter().map(episode).collect(),
     }
 }

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use toml::Value;
-use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, LiberoRequest, Profile, ServeRequest, Stage};
+use w2a_pipeline::{ConvertOptions, DatasetVersion, Encoding, EvaluateRequest, Profile, ServeRequest, Stage};
 
-mod libero;
+mod evaluate;
 mod policy;
 mod serve;
 mod world;
 mod world_finetune;
 
 #[cfg(test)]
-pub use libero::LIBERO_HELP;
+pub use evaluate::EVALUATE_HELP;
 pub use policy::PolicyAction;
 use policy::PolicyArgs;
 #[cfg(test)]
@@ -51,8 +51,8 @@ pub enum Action {
     Serve(Box<ServeRequest>),
     /// Look at a policy of others.
     Policy(PolicyAction),
-    /// Evaluate a policy in LIBERO.
-    Libero(Box<LiberoRequest>),
+    /// Evaluate a policy in a simulator of others.
+    Evaluate(Box<EvaluateRequest>),
     /// Say what a dataset is and what is wrong with it.
     InspectData {
         /// The dataset.
@@ -187,7 +187,8 @@ pub enum ArgsError {
     about = "Post-train a robot policy from a world model's imagination",
     long_about = "Post-train a robot policy from a world model's imagination.\n\n\
         `demo` runs the whole method on the embedded tabletop benchmark: no GPU, no download, no Python. The \
-        commands from `data` to `report` do the same and stop after one stage.",
+        commands from `data` to `report` do the same and stop after one stage. With `--config docs/libero.toml` \
+        (env.kind = \"libero\") all of them act in LIBERO instead, in Python processes.",
     after_help = "Try `world2act demo`, or `world2act help demo` for examples, settings and exit codes.",
     args_override_self = true
 )]
@@ -233,9 +234,9 @@ enum Command {
     /// Serve a policy to the clients of GR00T or openpi, with or without what stage 2 trained
     #[command(after_long_help = serve::SERVE_HELP)]
     Serve(Box<serve::ServeArgs>),
-    /// Evaluate a policy in LIBERO by a published protocol, in worker processes with Python
-    #[command(after_long_help = libero::LIBERO_HELP)]
-    Libero(libero::LiberoArgs),
+    /// Evaluate a policy in LIBERO, RoboCasa or SimplerEnv by a published protocol, in worker processes with Python
+    #[command(visible_alias = "libero", after_long_help = evaluate::EVALUATE_HELP)]
+    Evaluate(evaluate::EvaluateArgs),
     /// List or convert weights: safetensors files, and checkpoints of torch.save, which are never executed
     #[command(subcommand)]
     Weights(WeightsCommand),
@@ -369,6 +370,8 @@ Settings:
   Flags win over the --config file, which wins over the profile; of the same flag, the last one wins.
   With --resume the run's own config.toml takes the place of the profile and of the --config file. The number of
   threads may change; any other change would be another run and is refused.
+  With env.kind=libero the whole method runs in LIBERO rather than on the embedded benchmark: docs/libero.toml is a file
+  to start from, `env.libero.dataset` its demonstrations, and scripts/setup-libero.sh makes the Python it needs.
 
 Examples:
   world2act demo                                         everything at the default size, into runs/demo
@@ -379,6 +382,7 @@ Examples:
   world2act report --out runs/a --resume                 the remaining stages of that run
   world2act data inspect demos --skip-bad                what a dataset is and what is wrong with it
   world2act data convert demos lerobot --to v3.0         any dataset that is read, as a LeRobot dataset
+  world2act demo --config docs/libero.toml --env.libero.dataset=DEMOS --env.libero.python=libero/bin/python --out runs/libero
   world2act ablate --resume                              the paper's ablation, on what demo has left in runs/demo
   world2act config --profile full > full.toml            a file to edit and to pass as --config full.toml
 
@@ -479,9 +483,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Ar
             no_settings("serve", dotted)?;
             Action::Serve(Box::new(args.request()))
         }
-        Command::Libero(args) => {
-            no_settings("libero", dotted)?;
-            Action::Libero(Box::new(args.request()))
+        Command::Evaluate(args) => {
+            no_settings("evaluate", dotted)?;
+            Action::Evaluate(Box::new(args.request()))
         }
         Command::Weights(command) => {
             no_settings("weights", dotted)?;

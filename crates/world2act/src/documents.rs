@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::args::{
-    Action, EMBED_HELP, FINETUNE_HELP, IMAGINE_HELP, LIBERO_HELP, LONG_HELP, SERVE_HELP, SKILLS_HELP, parse,
+    Action, EMBED_HELP, EVALUATE_HELP, FINETUNE_HELP, IMAGINE_HELP, LONG_HELP, SERVE_HELP, SKILLS_HELP, parse,
 };
 use crate::resolve::printed_config;
 use crate::skills::config as skills_config;
@@ -55,7 +55,7 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
         let found = code(&text).filter_map(arguments).map(|words| (path.display().to_string(), words));
         commands.extend(found);
     }
-    let help = [LONG_HELP, IMAGINE_HELP, EMBED_HELP, FINETUNE_HELP, LIBERO_HELP, SERVE_HELP, SKILLS_HELP]
+    let help = [LONG_HELP, IMAGINE_HELP, EMBED_HELP, EVALUATE_HELP, FINETUNE_HELP, SERVE_HELP, SKILLS_HELP]
         .into_iter()
         .flat_map(str::lines);
     commands.extend(help.filter_map(arguments).map(|words| ("the help".into(), words)));
@@ -75,7 +75,7 @@ fn every_command_in_the_documents_and_the_help_is_understood() {
             | Action::World(_)
             | Action::Serve(_)
             | Action::Policy(_)
-            | Action::Libero(_)
+            | Action::Evaluate(_)
             | Action::InspectData { .. }
             | Action::ConvertData { .. }
             | Action::ListWeights(_)

@@ -43,7 +43,7 @@ fn run() -> Result<(), Failure> {
             let tell = |words: &str| drop(writeln!(std::io::stderr(), "{words}"));
             print(&w2a_pipeline::serve(&request, std::sync::Arc::new(tell))?)
         }
-        Action::Libero(request) => print(&w2a_pipeline::libero(&request)?),
+        Action::Evaluate(request) => print(&w2a_pipeline::evaluate(&request)?),
         Action::World(action) => print(&world::execute(&action)?),
         Action::Policy(action) => print(&policy::execute(&action)?),
         Action::InspectData { path, skip_bad, json } => {

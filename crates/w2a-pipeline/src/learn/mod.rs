@@ -59,6 +59,13 @@ impl LearnRequest {
         Self { run, out: None, batch: 32, trial: 8, keep: 256, gain: None, rollback: None }
     }
 
+    /// The run.
+    pub(crate) fn context(&self) -> Result<Context, PipelineError> {
+        let expected = "the folder of a run with adapters and a world model";
+        let run = fs_err::canonicalize(&self.run).map_err(|error| refused("--learn", expected, &error.to_string()))?;
+        Context::existing(&run)
+    }
+
     fn check(&self) -> Result<(), PipelineError> {
         let least = 2 * (self.batch + self.trial);
         let rules = [
@@ -97,10 +104,8 @@ pub(crate) fn start(
     tell: Tell,
 ) -> Result<Learner, PipelineError> {
     request.check()?;
-    let run = fs_err::canonicalize(&request.run).map_err(|error| {
-        refused("--learn", "the folder of a run with adapters and a world model", &error.to_string())
-    })?;
-    let context = Context::existing(&run)?;
+    let context = request.context()?;
+    let run = context.out.clone();
     let shared = Shared::load(&context)?;
     let folder = request.out.clone().unwrap_or_else(|| run.join("learn"));
     let saved = Origin::read(&folder)?;

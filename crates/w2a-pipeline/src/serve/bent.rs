@@ -88,11 +88,10 @@ pub(super) struct Bent {
 }
 
 impl Bent {
-    /// Loads the residual in `folder`, as [`Chosen::open`].
-    pub fn load(folder: &Path) -> Result<Self, PipelineError> {
-        let (context, shared, Chosen { residual, config, gain }) = Chosen::open(folder)?;
-        let bender = Bender::new(bender_config(&context, &shared, &config, gain), &residual);
-        Ok(Self { bender, chunk_len: shared.world.chunk_len(), chunk: shared.adapters.chunk() })
+    /// A residual of [`Chosen::open`].
+    pub fn new(context: &Context, shared: &Shared, chosen: &Chosen) -> Self {
+        let bender = Bender::new(bender_config(context, shared, &chosen.config, chosen.gain), &chosen.residual);
+        Self { bender, chunk_len: shared.world.chunk_len(), chunk: shared.adapters.chunk() }
     }
 }
 

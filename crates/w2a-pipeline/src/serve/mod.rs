@@ -1,6 +1,7 @@
 //! `serve`: a policy, bent by what stage 2 trained or not, on the wire.
 
 pub(crate) mod bent;
+mod home;
 mod joint;
 mod source;
 
@@ -17,13 +18,15 @@ use w2a_serve::{
     stop_on_signals,
 };
 
+pub use home::Habits;
 pub use source::PolicySource;
 
-use crate::PipelineError;
 use crate::context::Context;
 use crate::learn::{LearnRequest, Tell};
 use crate::policy::{base, token};
-use bent::{Bent, check_horizon};
+use crate::{Config, PipelineError};
+use bent::{Bent, Chosen, check_horizon};
+use home::{Abroad, BentAbroad, Interpreter};
 use joint::JointGroot;
 
 /// Actions per chunk of the policies that know no better: as many as GR00T's for LIBERO.
@@ -38,9 +41,12 @@ pub struct ServeRequest {
     pub residual: Option<PathBuf>,
     /// What is learnt from those who are served, if anything. [`Self::residual`] is then where it starts.
     pub learn: Option<LearnRequest>,
-    /// Names and sizes of observations and actions; `None` for those of the checkpoint with [`PolicySource::Groot`], and
-    /// of the embedded benchmark with any other policy.
+    /// Names and sizes of observations and actions; `None` for those of the checkpoint with [`PolicySource::Groot`], of the
+    /// run that anything here comes from, and else of the embedded benchmark.
     pub layout: Option<Layout>,
+    /// What clients of a run that was trained in LIBERO do; `None` for what the LIBERO client of [`Self::protocol`]'s
+    /// project does.
+    pub habits: Option<Habits>,
     /// What to know about the checkpoint of [`PolicySource::Groot`].
     pub checkpoint: CheckpointOptions,
     /// What is spoken.
@@ -95,14 +101,25 @@ pub fn start_serving(request: &ServeRequest, stop: Arc<AtomicBool>, tell: Tell) 
 
 /// The policy with its sizes, bent if a residual is given.
 fn served(request: &ServeRequest, tell: Tell) -> Result<Served, PipelineError> {
-    let bend: Option<Arc<dyn Bend>> = match (&request.learn, request.residual.as_deref()) {
-        (Some(learn), residual) => Some(learn_start(request, learn, residual, tell)?),
-        (None, Some(folder)) => Some(Arc::new(Bent::load(folder)?)),
-        (None, None) => None,
+    let habits = request.habits.unwrap_or(Habits::of(request.protocol));
+    let (config, bend): (Config, Arc<dyn Bend>) = match (&request.learn, request.residual.as_deref()) {
+        (Some(learn), residual) => {
+            let config = learn.context()?.config;
+            // Before anything is loaded or written.
+            if let Some(layout) = &request.layout {
+                home::check(&config, layout, "--learn")?;
+            }
+            (config, learn_start(request, learn, residual, tell)?)
+        }
+        (None, Some(folder)) => {
+            let (context, shared, chosen) = Chosen::open(folder)?;
+            (context.config.clone(), Arc::new(Bent::new(&context, &shared, &chosen)))
+        }
+        (None, None) => return plain(request, None, habits),
     };
-    let plain = plain(request)?;
-    let Some(bend) = bend else { return Ok(plain) };
-    only_tabletop(&plain.layout, "--residual and --learn")?;
+    let plain = plain(request, Some(config.layout()), habits)?;
+    home::check(&config, &plain.layout, if request.learn.is_some() { "--learn" } else { "--residual" })?;
+    let bend: Arc<dyn Bend> = Arc::new(BentAbroad { bend, interpreter: Interpreter::of(&config, habits) });
     check_horizon(plain.horizon, bend.horizon())?;
     Ok(Served { bend: Some(bend), ..plain })
 }
@@ -116,14 +133,18 @@ fn learn_start(
     Ok(Arc::new(crate::learn::start(learn, residual, &request.policy.to_string(), request.seed, tell)?))
 }
 
-/// The policy as it is.
-fn plain(request: &ServeRequest) -> Result<Served, PipelineError> {
+/// The policy as it is; `home` is the layout of the run that bends it.
+fn plain(request: &ServeRequest, home: Option<Layout>, habits: Habits) -> Result<Served, PipelineError> {
     let is_groot = matches!(request.policy, PolicySource::Groot(_));
     if !is_groot && request.checkpoint != CheckpointOptions::default() {
         let (key, expected) = ("--embodiment, --backbone or --adapter", "nothing without --policy groot");
         return Err(refused(key, expected, &format!("{:?}", request.checkpoint)));
     }
-    let layout = request.layout.clone().unwrap_or_else(Layout::tabletop);
+    let home = match &request.policy {
+        PolicySource::Mini(run) => Some(Context::existing(run)?.config.layout()),
+        _ => home,
+    };
+    let layout = request.layout.clone().or(home).unwrap_or_else(Layout::tabletop);
     let (action_dim, seed) = (layout.action_width(), request.seed);
     Ok(match &request.policy {
         PolicySource::Zero => {
@@ -138,8 +159,8 @@ fn plain(request: &ServeRequest) -> Result<Served, PipelineError> {
             Served { layout, horizon: HORIZON, sessions: Sessions::Own(Box::new(make)), bend: None }
         }
         PolicySource::Mini(run) => {
-            only_tabletop(&layout, "--policy mini")?;
-            let policy = mini(run)?;
+            let policy = mini(run, &layout, habits)?;
+            let layout = home::with_any_images(layout);
             Served { layout, horizon: policy.horizon(), sessions: Sessions::Shared(policy), bend: None }
         }
         PolicySource::Groot(dir) => {
@@ -184,8 +205,9 @@ fn refused(key: &str, expected: &str, got: &str) -> PipelineError {
 }
 
 /// The base policy of a run.
-fn mini(run: &Path) -> Result<BoxedPolicy, PipelineError> {
+fn mini(run: &Path, layout: &Layout, habits: Habits) -> Result<BoxedPolicy, PipelineError> {
     let context = Context::existing(run)?;
+    home::check(&context.config, layout, "--policy mini")?;
     let policy = &context.config.policy;
     if policy.is_foreign() {
         let foreign = if policy.is_groot() {
@@ -197,12 +219,6 @@ fn mini(run: &Path) -> Result<BoxedPolicy, PipelineError> {
         return Err(refused("--policy", &expected, &run.display().to_string()));
     }
     let set = crate::policy::demonstrations(&context)?;
-    Ok(Box::new(base(&context, &set)?))
-}
-
-fn only_tabletop(layout: &Layout, what: &str) -> Result<(), PipelineError> {
-    if layout.name == Layout::tabletop().name {
-        return Ok(());
-    }
-    Err(refused("--env", &format!("tabletop with {what}: that was trained there"), &layout.name))
+    let policy = base(&context, &set)?;
+    Ok(Box::new(Abroad { policy, interpreter: Interpreter::of(&context.config, habits) }))
 }

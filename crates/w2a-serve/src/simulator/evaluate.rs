@@ -9,7 +9,7 @@ use w2a_data::Observation;
 use w2a_policy::Policy;
 
 use super::process::{Command, Worker, WorkerSpec};
-use super::{Settings, SimulatorError};
+use super::{EvalSettings, SimulatorError};
 use crate::codec::{Dialect, Value, decode};
 use crate::{RemotePolicy, ServeError};
 
@@ -57,7 +57,7 @@ pub struct Evaluation {
     /// Environments of each, which run in lockstep.
     pub slots: usize,
     /// How the simulator is set up.
-    pub settings: Settings,
+    pub settings: EvalSettings,
     /// The episodes, in the order in which they are begun.
     pub episodes: Vec<Episode>,
 }
@@ -127,7 +127,7 @@ impl Running {
 
 impl<F: FnMut(&EpisodeOutcome) -> Result<(), std::io::Error>> Board<'_, F> {
     fn work(&self, mut policy: RemotePolicy) -> Result<(), SimulatorError> {
-        let replan = self.request.settings.replan;
+        let replan = self.request.settings.replan();
         if policy.horizon() < replan {
             let (expected, got) = (format!("at least the {replan} that are carried out"), policy.horizon().to_string());
             return Err(ServeError::message("actions per chunk of the policy", expected, got).into());
@@ -155,6 +155,10 @@ impl<F: FnMut(&EpisodeOutcome) -> Result<(), std::io::Error>> Board<'_, F> {
                 }
             };
             failed_starts = 0;
+            if ready.spec.action != policy.action_dim() {
+                let got = format!("{} names of an action's values", ready.spec.action);
+                return Err(SimulatorError::Answer { expected: "as many as the policy gives", got });
+            }
             hold(&self.spec).get_or_insert_with(|| ready.spec.clone());
             policy.reset();
             match self.round(&mut ready, &mut policy, begun)? {
@@ -216,7 +220,7 @@ impl<F: FnMut(&EpisodeOutcome) -> Result<(), std::io::Error>> Board<'_, F> {
             let width = policy.action_dim();
             let chunks: Vec<&[f32]> = chunks.chunks_exact(policy.horizon() * width).collect();
             let mut chunks: Vec<(usize, &[f32])> = running.iter().map(|run| run.slot).zip(chunks).collect();
-            for step in 0..self.request.settings.replan {
+            for step in 0..self.request.settings.replan() {
                 chunks.retain(|(slot, _)| running.iter().any(|run| run.slot == *slot));
                 if chunks.is_empty() {
                     break;

@@ -4,11 +4,13 @@ mod environment;
 mod evaluate;
 mod process;
 mod protocol;
+mod settings;
 
 pub use environment::{WorkerEnvironment, WorkerSetup};
 pub use evaluate::{Episode, EpisodeOutcome, Evaluation, MAX_ATTEMPTS, evaluate};
 pub use process::{Command, WorkerSpec};
-pub use protocol::{EvalProtocol, Flip, Gripper, InitialStates, SUITES, Settings};
+pub use protocol::{EvalProtocol, SimulatorKind};
+pub use settings::{EvalSettings, Flip, Gripper, GymSettings, InitialStates, Settings};
 
 use std::io;
 
@@ -18,7 +20,7 @@ use crate::ServeError;
 #[derive(Debug, thiserror::Error)]
 pub enum SimulatorError {
     /// A worker does not start.
-    #[error("starting a simulator worker ({command}): {reason}; see {log}, and scripts/setup-libero.sh")]
+    #[error("starting a simulator worker ({command}): {reason}; see {log}, and {install}")]
     Start {
         /// What was started.
         command: String,
@@ -26,6 +28,8 @@ pub enum SimulatorError {
         reason: String,
         /// Where its own words are.
         log: String,
+        /// Where it is said how to install it.
+        install: &'static str,
     },
     /// A worker is gone, or says nothing any more.
     #[error("a simulator worker was lost: {reason}")]

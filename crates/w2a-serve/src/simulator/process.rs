@@ -12,7 +12,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 use w2a_data::{Camera, Observation};
 
-use super::SimulatorError;
+use super::{SimulatorError, SimulatorKind};
 use crate::codec::{Dialect, Value, decode, encode};
 
 /// Longer than any message; pictures go another way.
@@ -35,14 +35,17 @@ pub struct Command {
     pub log: PathBuf,
     /// How long a worker may be silent. Building a scene takes most of a minute on a busy machine.
     pub timeout: Duration,
+    /// Where it is said how to install what workers need.
+    pub install: &'static str,
 }
 
 impl Command {
-    /// LIBERO's workers in a Python that `scripts/setup-libero.sh` made.
-    pub fn libero(python: PathBuf, log: PathBuf, timeout: Duration) -> Self {
+    /// The workers of a simulator in a Python that has both.
+    pub fn python(simulator: SimulatorKind, python: PathBuf, log: PathBuf, timeout: Duration) -> Self {
         Self {
             program: python,
-            arguments: ["-m", "w2a_workers", "libero"].map(str::to_owned).into(),
+            arguments: ["-m", "w2a_workers", simulator.name()].map(str::to_owned).into(),
+            install: simulator.how_to_install(),
             // What the user has set stays; nothing may be downloaded within an episode.
             variables: vec![("HF_HUB_OFFLINE".into(), "1".into())],
             log,
@@ -56,8 +59,8 @@ impl Command {
 pub struct WorkerSpec {
     /// Names of the cameras.
     pub cameras: Vec<String>,
-    /// Side of their pictures.
-    pub size: usize,
+    /// Rows and columns of their pictures.
+    pub size: (usize, usize),
     /// Values of the state.
     pub state: usize,
     /// Values of an action.
@@ -85,6 +88,7 @@ impl Worker {
             command: shown.clone(),
             reason,
             log: command.log.display().to_string(),
+            install: command.install,
         };
         let folder = if Path::new(MEMORY).is_dir() { PathBuf::from(MEMORY) } else { std::env::temp_dir() };
         let pictures = NamedTempFile::with_prefix_in("w2a-", folder).map_err(|error| failed(error.to_string()))?;
@@ -114,7 +118,7 @@ impl Worker {
                 }
             }
         });
-        let empty = WorkerSpec { cameras: Vec::new(), size: 0, state: 0, action: 0, versions: BTreeMap::new() };
+        let empty = WorkerSpec { cameras: Vec::new(), size: (0, 0), state: 0, action: 0, versions: BTreeMap::new() };
         let mut worker = Self { child, orders, answers, pictures, timeout: command.timeout, spec: empty };
         let hello = worker.ask(settings).map_err(|error| failed(error.to_string()))?;
         let hello = decode(&hello, Dialect::Openpi).map_err(|error| failed(error.to_string()))?;
@@ -180,14 +184,14 @@ impl Worker {
 
     /// What an environment shows, with the state that came with its answer.
     pub fn observation(&self, slot: usize, state: Vec<f32>) -> Result<Observation, SimulatorError> {
-        let (size, count) = (self.spec.size, self.spec.cameras.len());
-        let bytes = size * size * 3;
+        let ((height, width), count) = (self.spec.size, self.spec.cameras.len());
+        let bytes = height * width * 3;
         let mut cameras = Vec::with_capacity(count);
         for (place, name) in self.spec.cameras.iter().enumerate() {
             let mut rgb = vec![0; bytes];
             let offset = ((slot * count + place) * bytes) as u64;
             self.pictures.as_file().read_exact_at(&mut rgb, offset).map_err(SimulatorError::lost)?;
-            cameras.push(Camera { name: name.clone(), height: size, width: size, rgb });
+            cameras.push(Camera { name: name.clone(), height, width, rgb });
         }
         Ok(Observation { cameras, proprio: state })
     }
@@ -221,10 +225,18 @@ fn read_spec(hello: &Value) -> Result<WorkerSpec, SimulatorError> {
     };
     let names =
         |key: &str, expected| -> Result<Vec<String>, SimulatorError> { names(key).ok_or_else(|| wrong(expected)) };
-    let size = match hello.get("size") {
-        Some(Value::Int(size)) if (1..=MAX_SIDE).contains(size) => *size as usize,
-        _ => return Err(wrong("a size of pictures")),
+    let side = |value: &Value| match value {
+        Value::Int(side) if (1..=MAX_SIDE).contains(side) => Some(*side as usize),
+        _ => None,
     };
+    let size = match hello.get("size") {
+        Some(Value::List(sides)) => match sides.as_slice() {
+            [height, width] => side(height).zip(side(width)),
+            _ => None,
+        },
+        _ => None,
+    };
+    let size = size.ok_or_else(|| wrong("rows and columns of pictures"))?;
     let versions = match hello.get("versions") {
         Some(Value::Map(entries)) => {
             let text = |value: &Value| value.as_text().unwrap_or_default().to_owned();

@@ -1,114 +1,101 @@
-//! How LIBERO is set up and how long an episode may last, by the names of published evaluations.
+//! The simulators that workers have, and published ways to evaluate in them, by name.
 
-use serde::{Deserialize, Serialize};
+use super::settings::{EvalSettings, Flip, Gripper, GymSettings, InitialStates, Settings, mujoco_samples};
+use crate::layout::Layout;
 
-use crate::codec::Value;
+/// Control steps of an episode by LIBERO's suites.
+type Steps = [u32; 5];
+/// LIBERO's suites, in the order of [`Steps`].
+const LIBERO: [(&str, u32); 5] =
+    [("libero_spatial", 10), ("libero_object", 10), ("libero_goal", 10), ("libero_10", 10), ("libero_90", 90)];
 
-/// The suites, each with ten tasks, but for `libero_90`.
-pub const SUITES: [&str; 5] = ["libero_spatial", "libero_object", "libero_goal", "libero_10", "libero_90"];
-
-/// What is done to LIBERO's pictures, which stand on their heads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Flip {
-    /// Nothing.
-    None,
-    /// Turned by 180 degrees, as openpi and GR00T do; left and right change places.
-    #[serde(rename = "rotate_180")]
-    Rotate180,
-    /// Rows in the other order.
-    Vertical,
+/// A simulator of `python/w2a_workers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SimulatorKind {
+    /// LIBERO: a Panda on a table.
+    Libero,
+    /// RoboCasa: a Panda on an Omron base in kitchens.
+    Robocasa,
+    /// SimplerEnv: a WidowX, or Google's robot.
+    Simpler,
 }
 
-/// Where an episode starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum InitialStates {
-    /// From the benchmark's fixed states, the trial's number saying which.
-    Fixed,
-    /// From the simulator's own draw, seeded with the trial's number.
-    Random,
+impl SimulatorKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Libero, Self::Robocasa, Self::Simpler];
+
+    /// Its name among the workers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Libero => "libero",
+            Self::Robocasa => "robocasa",
+            Self::Simpler => "simpler",
+        }
+    }
+
+    /// Its suites, and how many tasks each has.
+    pub fn suites(self) -> &'static [(&'static str, u32)] {
+        match self {
+            Self::Libero => &LIBERO,
+            Self::Robocasa => &[("kitchen", 24)],
+            Self::Simpler => &[("widowx", 7), ("google_robot", 6)],
+        }
+    }
+
+    /// What is seen and commanded in a suite, and the tag of the embodiment in checkpoints of GR00T; `None` for a suite of
+    /// another simulator.
+    pub fn robot(self, suite: &str) -> Option<(Layout, &'static str)> {
+        self.suites().iter().find(|(name, _)| *name == suite)?;
+        Some(match (self, suite) {
+            (Self::Libero, _) => (Layout::libero(), "libero_panda"),
+            (Self::Robocasa, _) => (Layout::robocasa(), "robocasa_panda_omron"),
+            (Self::Simpler, "google_robot") => (Layout::google_robot(), "oxe_google"),
+            (Self::Simpler, _) => (Layout::widowx(), "oxe_widowx"),
+        })
+    }
+
+    /// Where it is said how to install it.
+    pub fn how_to_install(self) -> &'static str {
+        match self {
+            Self::Libero => "scripts/setup-libero.sh",
+            Self::Robocasa | Self::Simpler => "python/README.md",
+        }
+    }
 }
 
-/// What the policy's gripper command means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Gripper {
-    /// LIBERO's own: -1 opens, 1 closes.
-    AsIs,
-    /// GR00T's: 0 closes, 1 opens; it becomes a sign.
-    Groot,
-}
-
-/// Everything about the simulator that results depend on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Side of the rendered images in pixels.
-    pub render: u32,
-    /// Side to which they are brought (bilinear); 0 for none.
-    pub resize: u32,
-    /// What is done to them.
-    pub flip: Flip,
-    /// Where episodes start.
-    pub initial_states: InitialStates,
-    /// Steps with an open gripper before the policy sees anything: objects start in the air.
-    pub settle_steps: u32,
-    /// robosuite's controller.
-    pub controller: String,
-    /// What the gripper command means.
-    pub gripper: Gripper,
-    /// Seed of the simulator.
-    pub seed: u32,
-    /// Whether images come from the simulator's own sensors, which draw at every step and show how it began; otherwise
-    /// they are drawn where somebody looks, and show how the last step ended.
-    #[serde(default = "yes")]
-    pub sensors: bool,
-    /// Whether every episode builds the simulator anew, as LIBERO does, or puts everything back into place.
-    #[serde(default = "yes")]
-    pub rebuild: bool,
-    /// Without sensors: corners of meshes that are only looked at lie on a grid of so many millimetres; 0 for as they are.
-    #[serde(default)]
-    pub mesh_cell_mm: u32,
-    /// Without sensors: samples of a pixel; 0 for one, 4 is MuJoCo's own choice.
-    #[serde(default = "mujoco_samples")]
-    pub samples: u32,
-    /// Whether the arm starts with robosuite's noise, as in the benchmark's fixed states, where the scene is a draw;
-    /// LIBERO's own draws always start it in one pose.
-    #[serde(default)]
-    pub arm_noise: bool,
-    /// Actions of a chunk that are carried out before the policy is asked again.
-    pub replan: usize,
-    /// Control steps of an episode, by suite.
-    pub max_steps: Vec<(String, u32)>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn mujoco_samples() -> u32 {
-    4
-}
-
-/// A published way to evaluate on LIBERO.
+/// A published way to evaluate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvalProtocol {
     /// openpi's `examples/libero/main.py`.
     LiberoOpenpi,
     /// GR00T N1.6's `rollout_policy.py` with `libero_sim`.
     LiberoGroot,
+    /// The same with `robocasa_panda_omron`.
+    RobocasaGroot,
+    /// The same with `simpler_env_widowx` or `simpler_env_google`.
+    SimplerGroot,
 }
 
 impl EvalProtocol {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::LiberoOpenpi, Self::LiberoGroot];
+    pub const ALL: [Self; 4] = [Self::LiberoOpenpi, Self::LiberoGroot, Self::RobocasaGroot, Self::SimplerGroot];
 
     /// Name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::LiberoOpenpi => "libero-openpi",
             Self::LiberoGroot => "libero-groot",
+            Self::RobocasaGroot => "robocasa-groot",
+            Self::SimplerGroot => "simpler-groot",
+        }
+    }
+
+    /// Where it evaluates.
+    pub fn simulator(self) -> SimulatorKind {
+        match self {
+            Self::LiberoOpenpi | Self::LiberoGroot => SimulatorKind::Libero,
+            Self::RobocasaGroot => SimulatorKind::Robocasa,
+            Self::SimplerGroot => SimulatorKind::Simpler,
         }
     }
 
@@ -116,15 +103,31 @@ impl EvalProtocol {
     pub fn trials(self) -> u32 {
         match self {
             Self::LiberoOpenpi => 50,
-            // The README's example.
-            Self::LiberoGroot => 10,
+            // The READMEs' examples.
+            Self::LiberoGroot | Self::RobocasaGroot => 10,
+            // What its published rates are of.
+            Self::SimplerGroot => 200,
         }
     }
 
-    /// Its settings.
-    pub fn settings(self) -> Settings {
-        let steps = |steps: [u32; 5]| SUITES.iter().zip(steps).map(|(suite, steps)| ((*suite).into(), steps)).collect();
-        let settings = Settings {
+    /// Its settings in a suite.
+    pub fn settings(self, suite: &str) -> EvalSettings {
+        match self {
+            Self::LiberoOpenpi => EvalSettings::Libero(Settings::openpi()),
+            Self::LiberoGroot => EvalSettings::Libero(Settings::groot()),
+            Self::RobocasaGroot => EvalSettings::Gym(GymSettings::groot(suite, (256, 256), 8, 720)),
+            Self::SimplerGroot => {
+                let width = if suite == "google_robot" { 320 } else { 256 };
+                EvalSettings::Gym(GymSettings::groot(suite, (256, width), 1, 300))
+            }
+        }
+    }
+}
+
+impl Settings {
+    /// LIBERO as openpi's evaluation sets it up.
+    pub fn openpi() -> Self {
+        Self {
             render: 256,
             resize: 224,
             flip: Flip::Rotate180,
@@ -139,56 +142,41 @@ impl EvalProtocol {
             samples: mujoco_samples(),
             arm_noise: false,
             replan: 5,
-            // openpi: the longest demonstration of each suite and a little more.
+            // The longest demonstration of each suite and a little more.
             max_steps: steps([220, 280, 300, 520, 400]),
-        };
-        match self {
-            Self::LiberoOpenpi => settings,
-            Self::LiberoGroot => Settings {
-                resize: 0,
-                initial_states: InitialStates::Random,
-                settle_steps: 0,
-                gripper: Gripper::Groot,
-                replan: 8,
-                max_steps: steps([720; 5]),
-                ..settings
-            },
+        }
+    }
+
+    /// LIBERO as GR00T's evaluation sets it up.
+    pub fn groot() -> Self {
+        Self {
+            resize: 0,
+            initial_states: InitialStates::Random,
+            settle_steps: 0,
+            gripper: Gripper::Groot,
+            replan: 8,
+            max_steps: steps([720; 5]),
+            ..Self::openpi()
         }
     }
 }
 
-impl Settings {
-    /// Control steps of an episode of a suite, if it is known.
-    pub fn steps(&self, suite: &str) -> Option<u32> {
-        self.max_steps.iter().find(|(name, _)| name == suite).map(|(_, steps)| *steps)
+impl GymSettings {
+    /// As GR00T's evaluation has it, but for a seed, which that does without.
+    fn groot(suite: &str, (height, width): (u32, u32), replan: usize, max_steps: u32) -> Self {
+        Self {
+            suite: suite.into(),
+            height,
+            width,
+            initial_states: InitialStates::Random,
+            settle_steps: 0,
+            seed: 0,
+            replan,
+            max_steps,
+        }
     }
+}
 
-    /// What a worker has to know of them.
-    pub(super) fn message(&self) -> Value<'static> {
-        let json = serde_json::to_value(self).unwrap_or_default();
-        let part = |name: &'static str| {
-            let value = match json.get(name) {
-                Some(serde_json::Value::String(text)) => Value::Text(text.clone().into()),
-                Some(serde_json::Value::Bool(is)) => Value::Int(i64::from(*is)),
-                other => Value::Int(other.and_then(serde_json::Value::as_i64).unwrap_or_default()),
-            };
-            (name, value)
-        };
-        let names = [
-            "render",
-            "resize",
-            "flip",
-            "initial_states",
-            "settle_steps",
-            "controller",
-            "gripper",
-            "seed",
-            "sensors",
-            "rebuild",
-            "mesh_cell_mm",
-            "samples",
-            "arm_noise",
-        ];
-        Value::map([("settings", Value::map(names.map(part)))])
-    }
+fn steps(steps: Steps) -> Vec<(String, u32)> {
+    LIBERO.iter().zip(steps).map(|((suite, _), steps)| ((*suite).into(), steps)).collect()
 }

@@ -22,7 +22,7 @@ pub fn play(pictures: &Path, size: usize, mut obey: impl FnMut(&Value, &File) ->
         let answer = match message.get("orders") {
             None => Value::map([
                 ("cameras", names(&["image", "wrist_image"])),
-                ("size", Value::Int(size as i64)),
+                ("size", Value::List(vec![Value::Int(size as i64); 2])),
                 ("state", names(&["x", "y", "z", "roll", "pitch", "yaw", "left", "right"])),
                 ("action", names(&["x", "y", "z", "roll", "pitch", "yaw", "gripper"])),
                 ("versions", Value::map([("played", Value::text("1"))])),

@@ -23,6 +23,7 @@ Examples:
   world2act serve --policy mini:runs/demo --residual runs/demo/posttrain/w2a/seed0 --protocol groot
   world2act serve --policy remote:groot://gpu.local:5555 --residual runs/demo/posttrain/w2a/seed0 --protocol groot --port 5556
   world2act serve --policy mini:runs/demo --learn runs/demo --protocol groot
+  world2act serve --policy mini:runs/libero --learn runs/libero --env libero --protocol openpi
   world2act serve --policy random --protocol groot --host 0.0.0.0 --token-env W2A_TOKEN";
 
 #[derive(Clone, Debug, Args)]
@@ -36,7 +37,7 @@ pub(super) struct ServeArgs {
     residual: Option<PathBuf>,
     #[command(flatten)]
     learn: LearnArgs,
-    /// Names and sizes of observations and actions [default: tabletop; a checkpoint says its own]
+    /// Names and sizes of observations and actions [default: a checkpoint's own, or the run's, else tabletop]
     #[arg(long, value_name = "ENV", value_parser = layouts())]
     env: Option<Layout>,
     /// The embodiment of --policy groot, by its tag
@@ -128,6 +129,7 @@ impl ServeArgs {
             residual: self.residual,
             learn: self.learn.request(),
             layout: self.env,
+            habits: None,
             checkpoint: CheckpointOptions {
                 embodiment: self.embodiment,
                 backbone: self.backbone,

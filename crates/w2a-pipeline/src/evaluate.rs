@@ -1,4 +1,4 @@
-//! `libero`: a policy evaluated in LIBERO by a published protocol, in worker processes.
+//! `evaluate`: a policy evaluated in a Python simulator by a published protocol, in worker processes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use w2a_report::{Progress, stats};
 use w2a_serve::simulator::{
-    Command, Episode, EpisodeOutcome, EvalProtocol, Evaluation, Settings, SimulatorError, WorkerSpec, evaluate,
+    Command, Episode, EpisodeOutcome, EvalProtocol, EvalSettings, Evaluation, Settings, SimulatorError, WorkerSpec,
 };
 use w2a_serve::{Layout, Patience, Protocol, RemotePolicy};
 
 use crate::context::{load_json, save_json};
 use crate::policy::token;
 use crate::serve::start_serving;
-use crate::{CheckpointOptions, PipelineError, PolicySource, ServeRequest};
+use crate::{CheckpointOptions, Habits, PipelineError, PolicySource, ServeRequest};
 
 /// What is evaluated; written first.
 const PROTOCOL: &str = "protocol.json";
@@ -27,27 +27,27 @@ const EPISODES: &str = "episodes.jsonl";
 const RESULT: &str = "eval.json";
 /// What the workers say on their standard error.
 const LOG: &str = "workers.log";
-/// Building a scene of LIBERO takes most of a minute on a busy machine.
+/// Building a scene takes most of a minute on a busy machine.
 const SILENCE: Duration = Duration::from_secs(300);
 
 /// What to evaluate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LiberoRequest {
+pub struct EvaluateRequest {
     /// The policy.
     pub policy: PolicySource,
     /// The protocol.
     pub protocol: EvalProtocol,
-    /// The suite.
+    /// A suite of the protocol's simulator.
     pub suite: String,
-    /// Numbers of its tasks.
-    pub tasks: Vec<u32>,
+    /// Numbers of its tasks; `None` for all.
+    pub tasks: Option<Vec<u32>>,
     /// Trials of each task; `None` for the protocol's.
     pub trials: Option<u32>,
     /// Worker processes.
     pub workers: usize,
     /// Environments of each.
     pub envs: usize,
-    /// The Python that has the workers and LIBERO.
+    /// The Python that has the workers and the simulator.
     pub python: PathBuf,
     /// Folder of the results.
     pub out: PathBuf,
@@ -63,7 +63,7 @@ pub struct LiberoRequest {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Kept {
     protocol: String,
-    settings: Settings,
+    settings: EvalSettings,
     policy: String,
     suite: String,
     tasks: Vec<u32>,
@@ -89,32 +89,33 @@ struct TaskResult {
 /// Evaluates; the result is what to print.
 ///
 /// # Errors
-/// A folder that holds something else, workers that do not start, a policy that fails or whose server is gone. Episodes
+/// A suite or tasks that the simulator does not have, a folder that holds something else, workers that do not start, a policy that fails or whose server is gone. Episodes
 /// that ended before stay, and `resume` goes on after them.
-pub fn libero(request: &LiberoRequest) -> Result<String, PipelineError> {
+pub fn evaluate(request: &EvaluateRequest) -> Result<String, PipelineError> {
+    let (tasks, robot) = plan(request)?;
     let trials = request.trials.unwrap_or(request.protocol.trials());
-    let settings = request.protocol.settings();
+    let settings = request.protocol.settings(&request.suite);
     let kept = Kept {
         protocol: request.protocol.name().into(),
         settings: settings.clone(),
         policy: request.policy.to_string(),
         suite: request.suite.clone(),
-        tasks: request.tasks.clone(),
+        tasks,
         trials,
     };
     let mut done = open(request, &kept)?;
-    let all = request.tasks.iter().flat_map(|task| (0..trials).map(move |trial| (*task, trial)));
+    let all = kept.tasks.iter().flat_map(|task| (0..trials).map(move |trial| (*task, trial)));
     let all: Vec<Episode> = all.map(|(task, trial)| Episode { suite: request.suite.clone(), task, trial }).collect();
     let waiting = all.iter().filter(|episode| done.iter().all(|known| known.episode != **episode));
     let evaluation = Evaluation {
-        command: Command::libero(request.python.clone(), request.out.join(LOG), SILENCE),
+        command: Command::python(request.protocol.simulator(), request.python.clone(), request.out.join(LOG), SILENCE),
         workers: request.workers,
         slots: request.envs,
         settings,
         episodes: waiting.cloned().collect(),
     };
     if !evaluation.episodes.is_empty() {
-        let (finished, spec) = run(request, &evaluation, all.len())?;
+        let (finished, spec) = run(request, &evaluation, &robot, all.len())?;
         done.extend(finished);
         save_json(&request.out.join("versions.json"), &spec.map(|spec| spec.versions).unwrap_or_default())?;
     }
@@ -122,8 +123,28 @@ pub fn libero(request: &LiberoRequest) -> Result<String, PipelineError> {
     conclude(request, &kept, &done)
 }
 
+/// What is seen and commanded, and the tag of the embodiment.
+type Robot = (Layout, &'static str);
+
+/// The tasks, and the robot of the suite.
+fn plan(request: &EvaluateRequest) -> Result<(Vec<u32>, Robot), PipelineError> {
+    let simulator = request.protocol.simulator();
+    let refused = |key: &str, expected: String, got: String| PipelineError::Config { key: key.into(), expected, got };
+    let known = simulator.suites().iter().find(|(name, _)| *name == request.suite);
+    let (Some((suite, count)), Some(robot)) = (known, simulator.robot(&request.suite)) else {
+        let names: Vec<&str> = simulator.suites().iter().map(|(name, _)| *name).collect();
+        let expected = format!("one of {} with --protocol {}", names.join(", "), request.protocol.name());
+        return Err(refused("--suite", expected, request.suite.clone()));
+    };
+    let tasks = request.tasks.clone().unwrap_or_else(|| (0..*count).collect());
+    match tasks.iter().find(|task| *task >= count) {
+        Some(task) => Err(refused("--tasks", format!("numbers below {count} in {suite}"), task.to_string())),
+        None => Ok((tasks, robot)),
+    }
+}
+
 /// Makes the folder or finds the run in it; gives the episodes that need not be run again.
-fn open(request: &LiberoRequest, kept: &Kept) -> Result<Vec<EpisodeOutcome>, PipelineError> {
+fn open(request: &EvaluateRequest, kept: &Kept) -> Result<Vec<EpisodeOutcome>, PipelineError> {
     let (out, path) = (&request.out, request.out.join(PROTOCOL));
     if !path.exists() {
         let is_empty = !out.exists() || fs_err::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
@@ -138,7 +159,7 @@ fn open(request: &LiberoRequest, kept: &Kept) -> Result<Vec<EpisodeOutcome>, Pip
     if !request.resume {
         return Err(PipelineError::Exists { path: out.clone() });
     }
-    let before: Kept = load_json(&path, "libero")?;
+    let before: Kept = load_json(&path, "evaluate")?;
     if before != *kept {
         let difference = "protocol, policy, suite, tasks or trials are others than in protocol.json".into();
         return Err(PipelineError::Changed { path: out.clone(), difference });
@@ -159,7 +180,7 @@ fn known_episodes(path: &Path) -> Result<Vec<EpisodeOutcome>, PipelineError> {
         let outcome: EpisodeOutcome = serde_json::from_str(line).map_err(|error| PipelineError::Artifact {
             path: path.to_owned(),
             reason: format!("line {}: {error}", number + 1),
-            stage: "libero",
+            stage: "evaluate",
         })?;
         if outcome.failure.is_none() {
             known.push(outcome);
@@ -173,34 +194,39 @@ fn known_episodes(path: &Path) -> Result<Vec<EpisodeOutcome>, PipelineError> {
 }
 
 fn run(
-    request: &LiberoRequest,
+    request: &EvaluateRequest,
     evaluation: &Evaluation,
+    (layout, tag): &Robot,
     total: usize,
 ) -> Result<(Vec<EpisodeOutcome>, Option<WorkerSpec>), PipelineError> {
     let token = token(&request.remote_token_env, "--remote-token-env")?;
     // A policy of this process is served to its own workers, so that there is one way to ask.
     let own = match &request.policy {
         PolicySource::Remote(_) => None,
-        policy => Some(start_serving(&own_server(policy, request.seed), Arc::default(), Arc::new(|_: &str| ()))?),
+        policy => Some(start_serving(
+            &own_server(policy, layout, tag, evaluation, request.seed),
+            Arc::default(),
+            Arc::new(|_: &str| ()),
+        )?),
     };
     let url = match (&own, &request.policy) {
         (_, PolicySource::Remote(url)) => url.clone(),
         (Some(server), _) => format!("{}://{}", Protocol::Groot.name(), server.address()).parse()?,
         (None, policy) => policy.to_string().parse()?,
     };
-    let connect = || RemotePolicy::connect(url.clone(), Layout::libero(), token.clone(), Patience::default());
+    let connect = || RemotePolicy::connect(url.clone(), layout.clone(), token.clone(), Patience::default());
     let path = request.out.join(EPISODES);
     let mut log = fs_err::OpenOptions::new()
         .create(true)
         .append(true)
         .open(&path)
         .map_err(|source| PipelineError::io("opening the list of episodes", source))?;
-    let progress = Progress::new(&[("libero", 1.0)]);
-    progress.start("libero");
+    let progress = Progress::new(&[("evaluate", 1.0)]);
+    progress.start("evaluate");
     let before = total - evaluation.episodes.len();
     progress.credit(before as u64, total as u64);
     let mut finished: Vec<EpisodeOutcome> = Vec::new();
-    let result = evaluate(evaluation, connect, |outcome| {
+    let result = w2a_serve::simulator::evaluate(evaluation, connect, |outcome| {
         // In one write, so that a kill leaves whole lines but for the last.
         let line = serde_json::to_string(outcome).map_err(std::io::Error::other)? + "\n";
         log.write_all(line.as_bytes())?;
@@ -211,22 +237,24 @@ fn run(
         Ok(())
     });
     let spec = result?;
-    progress.finish("libero");
+    progress.finish("evaluate");
     Ok((finished, spec))
 }
 
-fn own_server(policy: &PolicySource, seed: u64) -> ServeRequest {
+fn own_server(policy: &PolicySource, layout: &Layout, tag: &str, evaluation: &Evaluation, seed: u64) -> ServeRequest {
+    let habits = match &evaluation.settings {
+        EvalSettings::Libero(Settings { flip, gripper, .. }) => Some(Habits { flip: *flip, gripper: *gripper }),
+        EvalSettings::Gym(_) => None,
+    };
     let is_groot = matches!(policy, PolicySource::Groot(_));
     ServeRequest {
         policy: policy.clone(),
         residual: None,
         learn: None,
-        // A checkpoint says its own; that it is LIBERO's is found out by the workers' questions.
-        layout: (!is_groot).then(Layout::libero),
-        checkpoint: CheckpointOptions {
-            embodiment: is_groot.then(|| "libero_panda".into()),
-            ..CheckpointOptions::default()
-        },
+        // A checkpoint says its own; whether it is the suite's is found out by the workers' questions.
+        layout: (!is_groot).then(|| layout.clone()),
+        habits,
+        checkpoint: CheckpointOptions { embodiment: is_groot.then(|| tag.into()), ..CheckpointOptions::default() },
         protocol: Protocol::Groot,
         host: "127.0.0.1".into(),
         port: 0,
@@ -249,11 +277,11 @@ fn rate<'a>(outcomes: impl Iterator<Item = &'a EpisodeOutcome>) -> Rate {
 }
 
 /// Writes the result and puts it into a few lines.
-fn conclude(request: &LiberoRequest, kept: &Kept, done: &[EpisodeOutcome]) -> Result<String, PipelineError> {
+fn conclude(request: &EvaluateRequest, kept: &Kept, done: &[EpisodeOutcome]) -> Result<String, PipelineError> {
     let versions_path = request.out.join("versions.json");
     let versions: BTreeMap<String, String> =
-        if versions_path.exists() { load_json(&versions_path, "libero")? } else { BTreeMap::new() };
-    let tasks: Vec<TaskResult> = request
+        if versions_path.exists() { load_json(&versions_path, "evaluate")? } else { BTreeMap::new() };
+    let tasks: Vec<TaskResult> = kept
         .tasks
         .iter()
         .map(|task| {
@@ -297,15 +325,15 @@ impl From<SimulatorError> for PipelineError {
 
 #[cfg(test)]
 mod tests {
-    use super::{LiberoRequest, libero};
+    use super::{EvaluateRequest, evaluate};
     use crate::{EvalProtocol, PolicySource};
 
-    fn request(out: &std::path::Path, resume: bool) -> LiberoRequest {
-        LiberoRequest {
+    fn request(out: &std::path::Path, resume: bool) -> EvaluateRequest {
+        EvaluateRequest {
             policy: PolicySource::Zero,
             protocol: EvalProtocol::LiberoOpenpi,
             suite: "libero_object".into(),
-            tasks: vec![0, 2],
+            tasks: Some(vec![0, 2]),
             trials: Some(2),
             workers: 1,
             envs: 1,
@@ -325,25 +353,47 @@ mod tests {
     }
 
     #[test]
+    fn suites_and_tasks_of_another_simulator_are_refused_before_anything_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let refused = |request: EvaluateRequest| evaluate(&request).unwrap_err().to_string();
+        let kitchen = EvaluateRequest { suite: "kitchen".into(), ..request(&out, false) };
+        let text = refused(kitchen.clone());
+        assert!(text.contains("libero_90 with --protocol libero-openpi, got kitchen"), "{text}");
+        let tasks = Some(vec![23, 24]);
+        let text = refused(EvaluateRequest { protocol: EvalProtocol::RobocasaGroot, tasks, ..kitchen.clone() });
+        assert!(text.contains("numbers below 24 in kitchen, got 24"), "{text}");
+        assert!(!out.exists());
+        // A suite without a list of tasks is all of it, with the protocol's settings.
+        let whole = EvaluateRequest { protocol: EvalProtocol::RobocasaGroot, tasks: None, ..kitchen };
+        let text = refused(whole);
+        assert!(text.contains("w2a_workers robocasa") && text.contains("python/README.md"), "{text}");
+        let kept = std::fs::read_to_string(out.join("protocol.json")).unwrap();
+        for words in ["\"replan\": 8", "\"max_steps\": 720", "\"settle_steps\": 0", "\"trials\": 2", "23"] {
+            assert!(kept.contains(words), "{kept}");
+        }
+    }
+
+    #[test]
     fn a_killed_evaluation_goes_on_after_its_last_whole_line_and_failures_of_workers_are_run_again() {
         let folder = tempfile::tempdir().unwrap();
         let out = folder.path().join("out");
-        let missing = libero(&request(&out, false)).unwrap_err();
+        let missing = evaluate(&request(&out, false)).unwrap_err();
         assert!(missing.is_users_mistake() && missing.to_string().contains("setup-libero.sh"), "{missing}");
-        assert!(libero(&request(&out, false)).unwrap_err().to_string().contains("--resume"));
+        assert!(evaluate(&request(&out, false)).unwrap_err().to_string().contains("--resume"));
         let half = [&line(0, 0, true, "null"), &line(0, 1, false, "\"killed\""), "{\"suite\":\"lib"].concat();
         std::fs::write(out.join("episodes.jsonl"), half).unwrap();
         // The lost one and the half one are begun anew, which needs the Python that is not there.
-        assert!(libero(&request(&out, true)).unwrap_err().to_string().contains("no-such-python"));
+        assert!(evaluate(&request(&out, true)).unwrap_err().to_string().contains("no-such-python"));
         assert_eq!(std::fs::read_to_string(out.join("episodes.jsonl")).unwrap(), line(0, 0, true, "null"));
         let all = [line(0, 1, false, "null"), line(2, 0, true, "null"), line(2, 1, true, "null")].concat();
         std::fs::write(out.join("episodes.jsonl"), line(0, 0, true, "null") + &all).unwrap();
-        let text = libero(&request(&out, true)).unwrap();
+        let text = evaluate(&request(&out, true)).unwrap();
         assert!(
             text.contains(" 75.0 % [") && text.contains("3 of 4  all") && text.contains("1 of 2  0 pick"),
             "{text}"
         );
-        let other = LiberoRequest { trials: Some(3), ..request(&out, true) };
-        assert!(libero(&other).unwrap_err().to_string().contains("was started with another configuration"));
+        let other = EvaluateRequest { trials: Some(3), ..request(&out, true) };
+        assert!(evaluate(&other).unwrap_err().to_string().contains("was started with another configuration"));
     }
 }
