@@ -308,6 +308,26 @@ mod tests {
     }
 
     #[test]
+    fn the_file_for_the_papers_backbones_lacks_nothing_but_the_folders() {
+        let mut config: Config = toml::from_str(include_str!("../../../docs/backbones.toml")).unwrap();
+        type Folder = fn(&mut Config) -> &mut String;
+        let folders: [(&str, Folder); 3] = [
+            ("env.libero.dataset", |config| &mut config.env.libero.dataset),
+            ("world.path", |config| &mut config.world.path),
+            // A tag without a checkpoint.
+            ("policy.groot.embodiment", |config| &mut config.policy.groot.path),
+        ];
+        for (key, folder) in folders {
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{key}: expected ")), "{error}");
+            *folder(&mut config) = "somewhere".into();
+        }
+        config.validate().unwrap();
+        // A whole clip of Cosmos-Predict2.
+        assert_eq!((config.chunks(), config.chunk_len(), config.grid()), (23, 4, (256, 512)));
+    }
+
+    #[test]
     fn liberos_settings_are_checked_for_libero_alone() {
         let mut config = Config::profile(Profile::Smoke);
         config.env.libero = LiberoSection { stride: 3, ..LiberoSection::default() };
