@@ -31,7 +31,8 @@ fn message(source: &mut impl Read) -> Option<Vec<u8>> {
 pub fn replay(recording: &Path, pictures: &Path) {
     let mut recording = std::io::Cursor::new(fs_err::read(recording).unwrap());
     let pictures = std::fs::File::options().write(true).open(pictures).unwrap();
-    let (mut steps, mut trial) = (0, -1);
+    // Settings come before the first trial.
+    let (mut steps, mut trial) = (0, -2);
     while let Some(asked) = message(&mut std::io::stdin()) {
         let expected = message(&mut recording).expect("no more was asked when it was recorded");
         assert_eq!(asked, expected, "{} for {}", String::from_utf8_lossy(&asked), String::from_utf8_lossy(&expected));
