@@ -38,8 +38,9 @@ fn main() {
     ]);
 }
 
-/// A hand that moves as it is told, from a place that the scene says; the task is solved far enough to the right. Beside the
-/// Python that it is taken for, evaluated episodes are listed in `evaluated`, and none begins while `broken` has its trial.
+/// A hand that moves as it is told, from a place that the scene says; the task is solved far enough to the right.
+/// Beside the Python that it is taken for, evaluated episodes are listed in `evaluated`, and none begins while `broken`
+/// has its trial.
 fn worker(python: &Path, pictures: &Path) {
     let beside = |name: &str| python.with_file_name(name);
     let mut state = [0.0_f64; 8];

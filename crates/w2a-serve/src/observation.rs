@@ -31,7 +31,8 @@ pub enum Naming {
     Flat,
 }
 
-/// Takes an observation of GR00T apart: images `u8 (B, 1, H, W, 3)`, parts of the state `f32 (B, 1, D)`, and `B` instructions.
+/// Takes an observation of GR00T apart: images `u8 (B, 1, H, W, 3)`, parts of the state `f32 (B, 1, D)`, and `B`
+/// instructions.
 ///
 /// # Errors
 /// A part that is missing, unknown, of another type or shape, or of another batch than the rest.

@@ -9,8 +9,8 @@ const LARGE: usize = 1 << 16;
 /// What is read at once between large values.
 const PIECE: u64 = 4096;
 
-/// A message of msgpack: everything but its large values, and those, each with the place at which it is missing. Of a .npy
-/// file only the elements lie apart.
+/// A message of msgpack: everything but its large values, and those, each with the place at which it is missing. Of a
+/// .npy file only the elements lie apart.
 #[derive(Debug, Default)]
 pub(crate) struct Parted {
     pub(super) rest: Vec<u8>,
@@ -25,8 +25,8 @@ impl Parted {
         self.rest.len() + self.apart.iter().map(|(_, bytes)| bytes.len()).sum::<usize>()
     }
 
-    /// Reads a message of `length` bytes; `source` appends as many bytes as it is asked for, or fails. Whatever is wrong with
-    /// the message is left for the decoder to say.
+    /// Reads a message of `length` bytes; `source` appends as many bytes as it is asked for, or fails. Whatever is
+    /// wrong with the message is left for the decoder to say.
     ///
     /// # Errors
     /// Those of `source`.
@@ -210,9 +210,11 @@ mod tests {
                 let mut parts = parted(&message);
                 prop_assert_eq!(joined(&parts), message.clone());
                 // As bytes: a NaN is not equal to itself.
-                let said = |value: Result<Value, _>| {
+                let said = |value: Result<Value, CodecError>| -> Result<Vec<u8>, String> {
                     let mut out = Vec::new();
-                    value.map(|value| encode(&value, dialect, &mut out)).map(|_| out).map_err(|error: CodecError| error.to_string())
+                    let value = value.map_err(|error| error.to_string())?;
+                    encode(&value, dialect, &mut out).map_err(|error| error.to_string())?;
+                    Ok(out)
                 };
                 prop_assert_eq!(said(decode_parted(&mut parts, dialect)), said(decode(&message, dialect)));
             }

@@ -1,5 +1,5 @@
-//! RoboCasa and SimplerEnv up to the border: recorded answers of their workers (`python/tests/traffic.py` makes them, with
-//! simulators that are played) are parsed, and what is asked is held against the recording byte by byte.
+//! RoboCasa and SimplerEnv up to the border: recorded answers of their workers (`python/tests/traffic.py` makes them,
+//! with simulators that are played) are parsed, and what is asked is held against the recording byte by byte.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
