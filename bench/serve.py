@@ -7,10 +7,11 @@
 Clients are processes that send one frame, packed before, over a ZeroMQ REQ socket and take the answer as bytes, so that
 the time is the server's and the wire's and not the client's. For each number of clients and size of observation it prints
 the median and the 99th percentile of the round trip and the requests a second, of both, and their ratios with the
-quartiles over turns. `--floor` adds a server of pyzmq that looks at nothing and answers with bytes made before: what is left
-is the client and the wire.
+quartiles over turns. `--floor` adds a server of pyzmq that looks at nothing and answers with bytes made before: what is
+left is the client and the wire.
 
-`--steady MINUTES` holds 250 requests a second with images of 2x224x224 instead, with `--run RUN` for the base policy of a run:
+`--steady MINUTES` holds 250 requests a second with images of 2x224x224 instead, with `--run RUN` for the base policy of
+a run:
 
     target/release/world2act policy --profile smoke --out runs/steady
     wire/bin/python bench/serve.py target/release/world2act --steady 10 --run runs/steady

@@ -3,8 +3,8 @@
     python python/tests/traffic.py          writes it anew
 
 A recording is orders and answers in turns, as they go over the pipe. The orders are what the program sends for two
-episodes, one that ends by success; `crates/w2a-serve/tests/recorded/mod.rs` holds its own messages against them, byte by byte.
-The answers are what the workers say with simulators that are played by `fakes`.
+episodes, one that ends by success; `crates/w2a-serve/tests/recorded/mod.rs` holds its own messages against them, byte
+by byte. The answers are what the workers say with simulators that are played by `fakes`.
 """
 
 import pathlib

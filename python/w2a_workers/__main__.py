@@ -16,7 +16,8 @@ def world_of(simulator):
     try:
         module = importlib.import_module(f".{simulator}", __package__)
     except ImportError as error:
-        raise ImportError(f"this Python does not have {simulator} ({error}); python/README.md says what to install") from error
+        missing = f"this Python does not have {simulator} ({error}); python/README.md says what to install"
+        raise ImportError(missing) from error
     return getattr(module, WORLDS[simulator])
 
 

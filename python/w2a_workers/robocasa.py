@@ -1,7 +1,7 @@
 """RoboCasa's kitchens as GR00T evaluates in them: the gymnasium environments of the fork that its setup installs.
 
-Images are its own, of 256 pixels a side: left and right of the robot, and at its wrist. The robot is a Panda on an Omron
-base: `robocasa_panda_omron`.
+Images are its own, of 256 pixels a side: left and right of the robot, and at its wrist. The robot is a Panda on an
+Omron base: `robocasa_panda_omron`.
 """
 
 import os
@@ -20,8 +20,8 @@ SUITES = {
         "CoffeeSetupMug", "CoffeeServeMug", "CoffeePressButton", "OpenSingleDoor", "OpenDoubleDoor", "CloseSingleDoor",
         "CloseDoubleDoor", "OpenDrawer", "CloseDrawer", "TurnOnMicrowave", "TurnOffMicrowave", "PnPCounterToCab",
         "PnPCabToCounter", "PnPCounterToSink", "PnPSinkToCounter", "PnPCounterToMicrowave", "PnPMicrowaveToCounter",
-        "PnPCounterToStove", "PnPStoveToCounter", "TurnOnSinkFaucet", "TurnOffSinkFaucet", "TurnSinkSpout", "TurnOnStove",
-        "TurnOffStove",
+        "PnPCounterToStove", "PnPStoveToCounter", "TurnOnSinkFaucet", "TurnOffSinkFaucet", "TurnSinkSpout",
+        "TurnOnStove", "TurnOffStove",
     ],
 }
 CAMERAS = ["res256_image_side_0", "res256_image_side_1", "res256_image_wrist_0"]
@@ -29,7 +29,9 @@ STATE = {
     "gripper_qpos": 2, "base_position": 3, "base_rotation": 4, "end_effector_position_relative": 3,
     "end_effector_rotation_relative": 4,
 }
-ACTION = {"end_effector_position": 3, "end_effector_rotation": 3, "gripper_close": 1, "base_motion": 4, "control_mode": 1}
+ACTION = {
+    "end_effector_position": 3, "end_effector_rotation": 3, "gripper_close": 1, "base_motion": 4, "control_mode": 1,
+}
 SIZE = (256, 256)
 
 

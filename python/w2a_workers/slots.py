@@ -51,5 +51,5 @@ def versions(names):
 def fitting(image, size):
     """An image of the size that was agreed on, which is what the other side reads."""
     if image.shape != (*size, 3):
-        raise ValueError(f"an image of shape {image.shape}, expected {(*size, 3)}; this simulator is of another version")
+        raise ValueError(f"an image of shape {image.shape}, expected {(*size, 3)}: the simulator is of another version")
     return image

@@ -114,8 +114,8 @@ fn unchanged(context: &Context, arm: Arm, seed: usize, range: &str) -> Result<Op
     Ok(None)
 }
 
-/// Episodes of what `actor` makes, under a method's name and a seed; loaded if they were run before, and gone on with where
-/// an earlier process was killed. `part` names the file and the part of the run.
+/// Episodes of what `actor` makes, under a method's name and a seed; loaded if they were run before, and gone on with
+/// where an earlier process was killed. `part` names the file and the part of the run.
 pub(crate) fn evaluate_as<'a>(
     context: &Context,
     shared: &Shared,

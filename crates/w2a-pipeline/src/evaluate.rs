@@ -89,8 +89,8 @@ struct TaskResult {
 /// Evaluates; the result is what to print.
 ///
 /// # Errors
-/// A suite or tasks that the simulator does not have, a folder that holds something else, workers that do not start, a policy that fails or whose server is gone. Episodes
-/// that ended before stay, and `resume` goes on after them.
+/// A suite or tasks that the simulator does not have, a folder that holds something else, workers that do not start, a
+/// policy that fails or whose server is gone. Episodes that ended before stay, and `resume` goes on after them.
 pub fn evaluate(request: &EvaluateRequest) -> Result<String, PipelineError> {
     let (tasks, robot) = plan(request)?;
     let trials = request.trials.unwrap_or(request.protocol.trials());

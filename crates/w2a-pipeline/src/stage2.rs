@@ -73,8 +73,8 @@ impl Shared {
         Ok(done.into_iter().map(|(_, rollout)| rollout).collect())
     }
 
-    /// Rolls out a method in batches of [`plan`], each for as many decisions; `each` takes the episodes of one with their
-    /// places.
+    /// Rolls out a method in batches of [`plan`], each for as many decisions; `each` takes the episodes of one with
+    /// their places.
     pub fn act(
         &self,
         context: &Context,

@@ -1,6 +1,7 @@
-//! One policy for the threads of all clients: whoever asks while nobody else does asks it in its own thread, and what comes
-//! meanwhile from others goes through it as one batch afterwards. Handing every request to a thread with the policy, and
-//! its answer back, would cost two switches between threads, which on a busy machine is most of the time of a small request.
+//! One policy for the threads of all clients: whoever asks while nobody else does asks it in its own thread, and what
+//! comes meanwhile from others goes through it as one batch afterwards. Handing every request to a thread with the
+//! policy, and its answer back, would cost two switches between threads, which on a busy machine is most of the time of
+//! a small request.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -243,8 +244,8 @@ enum Round {
 }
 
 impl Worker {
-    /// Takes what is next: questions until the first order of another kind, as many as may go together. Nobody waits for
-    /// others to come.
+    /// Takes what is next: questions until the first order of another kind, as many as may go together. Nobody waits
+    /// for others to come.
     fn batch(&self, waiting: &mut VecDeque<Order>) -> Round {
         let (mut rows, mut jobs) = (0, Vec::new());
         while rows < MAX_ROWS {

@@ -4,7 +4,7 @@ use w2a_policy::groot::Modalities;
 use w2a_policy::groot::modality::{ActionConfig, ActionFormat, ActionKind, ModalityConfig, Representation};
 
 use crate::ServeError;
-use crate::codec::{Dialect, NdArray, Value, decode, encode};
+use crate::codec::{Dialect, NdArray, Parted, Value, decode_parted, encode};
 use crate::layout::{Layout, Part};
 use crate::observation::{Naming, groot as read_observation};
 use crate::service::Service;
@@ -24,11 +24,11 @@ pub(crate) struct Answered {
 }
 
 /// Answers a request into `out`. Whatever is wrong with it becomes the map that GR00T's client raises as an error.
-pub(crate) fn answer(service: &Service, session: u64, request: &[u8], out: &mut Vec<u8>) -> Answered {
+pub(crate) fn answer(service: &Service, session: u64, request: &mut Parted, out: &mut Vec<u8>) -> Answered {
     let mut endpoint = "other";
-    let done = decode(request, Dialect::Groot)
+    let done = decode_parted(request, Dialect::Groot)
         .map_err(ServeError::from)
-        .and_then(|request| handle(service, session, &request, &mut endpoint))
+        .and_then(|mut request| handle(service, session, &mut request, &mut endpoint))
         .and_then(|reply| {
             out.clear();
             Ok(encode(&reply, Dialect::Groot, out)?)
@@ -48,7 +48,7 @@ pub(crate) fn answer(service: &Service, session: u64, request: &[u8], out: &mut 
 fn handle(
     service: &Service,
     session: u64,
-    request: &Value,
+    request: &mut Value,
     named: &mut &'static str,
 ) -> Result<Value<'static>, ServeError> {
     let Value::Map(_) = request else {
@@ -59,13 +59,14 @@ fn handle(
     }
     let endpoint = match request.get("endpoint") {
         // GR00T's server assumes this one.
-        None => "get_action",
-        Some(Value::Text(endpoint)) => endpoint,
+        None => "get_action".to_owned(),
+        Some(Value::Text(endpoint)) => endpoint.to_string(),
         Some(other) => return Err(ServeError::message("endpoint", "text", other.describe())),
     };
-    let data = request.get("data").unwrap_or(&Value::Nil);
+    let nothing = &mut Value::Nil;
+    let data = request.get_mut("data").unwrap_or(nothing);
     let text = |text: &'static str| Value::text(text);
-    match endpoint {
+    match endpoint.as_str() {
         "ping" => {
             *named = "ping";
             Ok(Value::map([("status", text("ok")), ("message", text("Server is running"))]))
@@ -91,9 +92,10 @@ fn handle(
         "get_action" => {
             *named = "get_action";
             check_options(data)?;
+            let got = data.describe();
             let observation = data
-                .get("observation")
-                .ok_or_else(|| ServeError::message("data of get_action", "a map with observation", data.describe()))?;
+                .get_mut("observation")
+                .ok_or_else(|| ServeError::message("data of get_action", "a map with observation", got))?;
             let (naming, asked) = read_observation(observation, &service.layout)?;
             let rows = asked.len();
             let chunks = service.act(session, asked)?;
@@ -206,7 +208,8 @@ fn name(value: &impl serde::Serialize) -> Value<'static> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Dialect, ModalityConfig, Value, decode, described, encode};
+    use super::{Dialect, ModalityConfig, Value, described, encode};
+    use crate::codec::decode;
 
     #[test]
     fn a_modality_config_has_the_bytes_of_the_golden_one() {

@@ -96,8 +96,8 @@ impl Layout {
         }
     }
 
-    /// RoboCasa's Panda on an Omron base as GR00T's `robocasa_panda_omron` has it: three cameras, the fingers, and base and
-    /// hand by position and quaternion; actions of twelve values.
+    /// RoboCasa's Panda on an Omron base as GR00T's `robocasa_panda_omron` has it: three cameras, the fingers, and base
+    /// and hand by position and quaternion; actions of twelve values.
     pub fn robocasa() -> Self {
         let sized = |&(name, width): &(&str, usize)| Part { name: name.into(), width };
         Self {
@@ -128,7 +128,8 @@ impl Layout {
         }
     }
 
-    /// SimplerEnv's WidowX as GR00T's `oxe_widowx` has it: one camera, position, angles, an empty place and the gripper.
+    /// SimplerEnv's WidowX as GR00T's `oxe_widowx` has it: one camera, position, angles, an empty place and the
+    /// gripper.
     pub fn widowx() -> Self {
         Self {
             name: "widowx".into(),

@@ -31,11 +31,12 @@ pub enum Naming {
     Flat,
 }
 
-/// Reads an observation of GR00T: images `u8 (B, 1, H, W, 3)`, parts of the state `f32 (B, 1, D)`, and `B` instructions.
+/// Takes an observation of GR00T apart: images `u8 (B, 1, H, W, 3)`, parts of the state `f32 (B, 1, D)`, and `B`
+/// instructions.
 ///
 /// # Errors
 /// A part that is missing, unknown, of another type or shape, or of another batch than the rest.
-pub fn groot(observation: &Value, layout: &Layout) -> Result<(Naming, Vec<Asked>), ServeError> {
+pub fn groot(observation: &mut Value, layout: &Layout) -> Result<(Naming, Vec<Asked>), ServeError> {
     let Value::Map(entries) = observation else {
         return Err(ServeError::message("observation", "a map", observation.describe()));
     };
@@ -46,7 +47,7 @@ pub fn groot(observation: &Value, layout: &Layout) -> Result<(Naming, Vec<Asked>
     let mut batch = None;
     let mut images = Vec::new();
     for camera in &layout.cameras {
-        let (name, array) = array(observation, naming, "video", &camera.name, &known)?;
+        let (name, array) = take_image(observation, naming, &camera.name, &known)?;
         images.push(groot_images(&name, array, camera, &mut batch)?);
     }
     let mut states = Vec::new();
@@ -149,13 +150,13 @@ fn refuse_unknown(observation: &Value, naming: Naming, known: &[String]) -> Resu
     Ok(())
 }
 
-fn find<'v>(
-    observation: &'v Value,
+fn find<'m, 'v>(
+    observation: &'m Value<'v>,
     naming: Naming,
     group: &str,
     name: &str,
     known: &[String],
-) -> Result<&'v Value<'v>, ServeError> {
+) -> Result<&'m Value<'v>, ServeError> {
     let found = match naming {
         Naming::Nested => observation.get(group).and_then(|group| group.get(name)),
         Naming::Flat if group == "language" => observation.get(name),
@@ -164,19 +165,37 @@ fn find<'v>(
     found.ok_or_else(|| missing(&full(group, name), known))
 }
 
-fn array<'v>(
-    observation: &'v Value,
+fn array<'m, 'v>(
+    observation: &'m Value<'v>,
     naming: Naming,
     group: &str,
     name: &str,
     known: &[String],
-) -> Result<(String, &'v NdArray<'v>), ServeError> {
+) -> Result<(String, &'m NdArray<'v>), ServeError> {
     let label = full(group, name);
     let array = as_array(&label, find(observation, naming, group, name, known)?)?;
     Ok((label, array))
 }
 
-fn as_array<'v>(name: &str, value: &'v Value<'v>) -> Result<&'v NdArray<'v>, ServeError> {
+/// An image out of an observation, so that its pixels need not be copied.
+fn take_image<'v>(
+    observation: &mut Value<'v>,
+    naming: Naming,
+    name: &str,
+    known: &[String],
+) -> Result<(String, NdArray<'v>), ServeError> {
+    let (label, _) = array(observation, naming, "video", name, known)?;
+    let place = match naming {
+        Naming::Nested => observation.get_mut("video").and_then(|group| group.get_mut(name)),
+        Naming::Flat => observation.get_mut(&label),
+    };
+    match place.map(|place| std::mem::replace(place, Value::Nil)) {
+        Some(Value::Array(array)) => Ok((label, array)),
+        _ => Err(missing(&label, known)),
+    }
+}
+
+fn as_array<'m, 'v>(name: &str, value: &'m Value<'v>) -> Result<&'m NdArray<'v>, ServeError> {
     match value {
         Value::Array(array) => Ok(array),
         other => Err(ServeError::message(name, "a numpy array", other.describe())),
@@ -222,15 +241,18 @@ fn image(camera: &CameraLayout, (height, width): (usize, usize), rgb: Vec<u8>) -
 
 fn groot_images(
     name: &str,
-    array: &NdArray,
+    array: NdArray,
     camera: &CameraLayout,
     batch: &mut Option<usize>,
 ) -> Result<Vec<Camera>, ServeError> {
     let &[rows, 1, height, width, 3] = array.shape() else {
         return Err(ServeError::message(name, image_words(camera, "B, 1, "), array.describe()));
     };
-    check_image(name, array, camera, (height, width), "B, 1, ")?;
+    check_image(name, &array, camera, (height, width), "B, 1, ")?;
     same_batch(batch, rows, name)?;
+    if rows == 1 {
+        return Ok(vec![image(camera, (height, width), array.into_row_major())]);
+    }
     let pixels: Cow<[u8]> = array.row_major();
     Ok(pixels.chunks_exact(height * width * 3).map(|frame| image(camera, (height, width), frame.to_vec())).collect())
 }

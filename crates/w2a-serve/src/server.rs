@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use crate::codec::Parted;
 use crate::engine::Served;
 use crate::service::{Protocol, Service};
 use crate::transport::websocket::{Kind, WebSocket};
@@ -185,11 +186,11 @@ fn first_byte(stream: &TcpStream) -> io::Result<Option<u8>> {
 
 fn zeromq(service: &Service, session: u64, wire: Wire) -> Result<(), ServeError> {
     let mut socket = Zmtp::handshake(wire, End::Rep, service.max_message)?;
-    let (mut request, mut reply) = (Vec::new(), Vec::new());
-    while let Some(envelope) = socket.read(&mut request)? {
-        let begun = Instant::now();
-        let answered = groot::answer(service, session, &request, &mut reply);
-        service.metrics.request(answered.endpoint, answered.ok, (request.len(), reply.len()), begun.elapsed());
+    let (mut request, mut reply) = (Parted::default(), Vec::new());
+    while let Some(envelope) = socket.read_parted(&mut request)? {
+        let (begun, asked) = (Instant::now(), request.len());
+        let answered = groot::answer(service, session, &mut request, &mut reply);
+        service.metrics.request(answered.endpoint, answered.ok, (asked, reply.len()), begun.elapsed());
         socket.write(&envelope, &reply)?;
         if answered.stop {
             service.request_stop();

@@ -1,5 +1,5 @@
-//! Where a run was trained, and what that means for those it is served to: the names on the wire, images of other sizes, and
-//! in LIBERO what lies between its clients' habits and the run's.
+//! Where a run was trained, and what that means for those it is served to: the names on the wire, images of other
+//! sizes, and in LIBERO what lies between its clients' habits and the run's.
 
 use std::sync::Arc;
 
@@ -67,7 +67,8 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// Between clients of LIBERO with these habits and a run there; clients of the embedded benchmark have its own habits.
+    /// Between clients of LIBERO with these habits and a run there; clients of the embedded benchmark have its own
+    /// habits.
     pub fn of(config: &Config, habits: Habits) -> Self {
         if !config.is_libero() {
             let (turned, grippers) = ((false, false), (Gripper::AsIs, Gripper::AsIs));

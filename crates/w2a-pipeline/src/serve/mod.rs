@@ -41,8 +41,8 @@ pub struct ServeRequest {
     pub residual: Option<PathBuf>,
     /// What is learnt from those who are served, if anything. [`Self::residual`] is then where it starts.
     pub learn: Option<LearnRequest>,
-    /// Names and sizes of observations and actions; `None` for those of the checkpoint with [`PolicySource::Groot`], of the
-    /// run that anything here comes from, and else of the embedded benchmark.
+    /// Names and sizes of observations and actions; `None` for those of the checkpoint with [`PolicySource::Groot`], of
+    /// the run that anything here comes from, and else of the embedded benchmark.
     pub layout: Option<Layout>,
     /// What clients of a run that was trained in LIBERO do; `None` for what the LIBERO client of [`Self::protocol`]'s
     /// project does.

@@ -169,6 +169,14 @@ impl<'a> NdArray<'a> {
         format!("an array {} of shape {:?}", self.dtype, self.shape)
     }
 
+    /// The bytes in row-major order, in memory of their own: that which they lay apart in, if they did.
+    pub fn into_row_major(self) -> Vec<u8> {
+        match self.row_major() {
+            Cow::Owned(turned) => turned,
+            Cow::Borrowed(_) => self.data.into_owned(),
+        }
+    }
+
     /// The bytes in row-major order; only a column-major array is copied.
     pub fn row_major(&self) -> Cow<'_, [u8]> {
         let size = self.dtype.size();

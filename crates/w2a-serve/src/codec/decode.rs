@@ -1,9 +1,12 @@
 //! From bytes to values. Every length is checked against what is there before anything is kept for it.
 
 use std::borrow::Cow;
+use std::iter::Peekable;
+use std::vec::IntoIter;
 
 use rmp::Marker;
 
+use super::parted::Parted;
 use super::value::Value;
 use super::{CodecError, DType, Dialect, GROOT_DATA, GROOT_MARK, NdArray, OPENPI_MARK, OPENPI_SCALAR, npy};
 
@@ -18,9 +21,21 @@ pub const MAX_VALUES: usize = 1 << 18;
 /// Anything but one whole msgpack value with keys of text, each once, within [`MAX_DEPTH`] and [`MAX_VALUES`]; arrays
 /// that do not hold together, or hold objects.
 pub fn decode(message: &[u8], dialect: Dialect) -> Result<Value<'_>, CodecError> {
-    let mut reader = Reader { message, at: 0, values: 0, dialect };
+    read(message, Vec::new(), dialect)
+}
+
+/// The same of a message whose large bytes lie apart: they become those of its arrays, and are not copied.
+pub(crate) fn decode_parted(message: &mut Parted, dialect: Dialect) -> Result<Value<'_>, CodecError> {
+    let apart = std::mem::take(&mut message.apart);
+    read(&message.rest, apart, dialect)
+}
+
+fn read(message: &[u8], apart: Vec<(usize, Vec<u8>)>, dialect: Dialect) -> Result<Value<'_>, CodecError> {
+    let later = apart.iter().map(|(_, bytes)| bytes.len()).sum();
+    let apart = apart.into_iter().peekable();
+    let mut reader = Reader { message, at: 0, apart, later, gone: 0, end: None, values: 0, dialect };
     let value = reader.value(0)?;
-    match message.len() - reader.at {
+    match reader.left() {
         0 => Ok(value),
         more => Err(reader.unexpected("the end of the message", format!("{more} more bytes"))),
     }
@@ -29,6 +44,13 @@ pub fn decode(message: &[u8], dialect: Dialect) -> Result<Value<'_>, CodecError>
 struct Reader<'a> {
     message: &'a [u8],
     at: usize,
+    /// What lies apart of what is still to come, with the places where it is missing, and its bytes.
+    apart: Peekable<IntoIter<(usize, Vec<u8>)>>,
+    later: usize,
+    /// Bytes that lay apart before here.
+    gone: usize,
+    /// The end of the bytes that were read last, if it lay apart.
+    end: Option<Vec<u8>>,
     values: usize,
     dialect: Dialect,
 }
@@ -38,13 +60,18 @@ type Entries<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
 impl<'a> Reader<'a> {
     fn unexpected(&self, expected: &'static str, got: impl Into<String>) -> CodecError {
-        CodecError::Unexpected { at: self.at, expected, got: got.into() }
+        CodecError::Unexpected { at: self.at + self.gone, expected, got: got.into() }
+    }
+
+    /// Bytes of the message that are still to come.
+    fn left(&self) -> usize {
+        self.message.len() - self.at + self.later
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8], CodecError> {
         let rest = self.message.get(self.at..).unwrap_or_default();
         let Some(bytes) = rest.get(..count) else {
-            return Err(CodecError::Truncated { at: self.at, expected: count, got: rest.len() });
+            return Err(CodecError::Truncated { at: self.at + self.gone, expected: count, got: self.left() });
         };
         self.at += count;
         Ok(bytes)
@@ -81,6 +108,15 @@ impl<'a> Reader<'a> {
     }
 
     fn value(&mut self, depth: usize) -> Result<Value<'a>, CodecError> {
+        let value = self.beginning(depth)?;
+        Ok(match self.end.take() {
+            Some(end) => whole(value, end),
+            None => value,
+        })
+    }
+
+    /// A value; where it is bytes with an end that lies apart, that is in [`Self::end`].
+    fn beginning(&mut self, depth: usize) -> Result<Value<'a>, CodecError> {
         self.values += 1;
         if self.values > MAX_VALUES {
             return Err(self.unexpected("at most 262144 values", "more"));
@@ -142,7 +178,17 @@ impl<'a> Reader<'a> {
 
     fn bytes(&mut self, width: usize) -> Result<Value<'a>, CodecError> {
         let length = self.length(width)?;
-        Ok(Value::Bytes(Cow::Borrowed(self.take(length)?)))
+        let at = self.at;
+        let here =
+            |(place, end): &(usize, Vec<u8>)| place.checked_sub(at).is_some_and(|near| near + end.len() == length);
+        let Some((place, end)) = self.apart.next_if(here) else {
+            return Ok(Value::Bytes(Cow::Borrowed(self.take(length)?)));
+        };
+        let near = self.take(place - at)?;
+        self.later -= end.len();
+        self.gone += end.len();
+        self.end = Some(end);
+        Ok(Value::Bytes(Cow::Borrowed(near)))
     }
 
     /// Refuses lists and maps that are too deep, or cannot be there: every entry has a byte at least.
@@ -150,9 +196,9 @@ impl<'a> Reader<'a> {
         if depth >= MAX_DEPTH {
             return Err(self.unexpected("at most 32 lists or maps within one another", "more"));
         }
-        let rest = self.message.len() - self.at;
+        let rest = self.left();
         if length > rest {
-            return Err(CodecError::Truncated { at: self.at, expected: length, got: rest });
+            return Err(CodecError::Truncated { at: self.at + self.gone, expected: length, got: rest });
         }
         Ok(())
     }
@@ -178,17 +224,32 @@ impl<'a> Reader<'a> {
         let mut entries: Entries<'a> = Vec::new();
         let mut texts = 0;
         let mut known = std::collections::HashSet::new();
+        let mut elements = None;
         for _ in 0..length {
             let (key, is_text) = self.key()?;
             texts += usize::from(is_text);
             if !known.insert(key.clone()) {
                 return Err(self.unexpected("each key once", format!("{:?} again", shorten(&key))));
             }
-            let value = self.value(depth + 1)?;
+            let value = if self.dialect == Dialect::Groot && key == GROOT_DATA {
+                let value = self.beginning(depth + 1)?;
+                elements = self.end.take();
+                value
+            } else {
+                self.value(depth + 1)?
+            };
             entries.push((key, value));
         }
+        if self.dialect == Dialect::Groot && known.contains(GROOT_MARK) {
+            return groot(entries, elements).map(Value::Array);
+        }
+        if let Some(elements) = elements
+            && let Some((_, value)) = entries.iter_mut().find(|(key, _)| key == GROOT_DATA)
+        {
+            // No array, for all its name.
+            *value = whole(std::mem::replace(value, Value::Nil), elements);
+        }
         match self.dialect {
-            Dialect::Groot if known.contains(GROOT_MARK) => groot(entries).map(Value::Array),
             Dialect::Openpi if texts < length => self.openpi(entries, texts),
             _ => Ok(Value::Map(entries)),
         }
@@ -226,16 +287,27 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn groot(entries: Entries<'_>) -> Result<NdArray<'_>, CodecError> {
+/// Bytes with their end.
+fn whole(value: Value<'_>, end: Vec<u8>) -> Value<'_> {
+    match value {
+        Value::Bytes(near) if near.is_empty() => Value::Bytes(Cow::Owned(end)),
+        Value::Bytes(near) => Value::Bytes(Cow::Owned([&near, end.as_slice()].concat())),
+        other => other,
+    }
+}
+
+/// An array; its elements may lie apart from the rest of its file.
+fn groot(entries: Entries<'_>, elements: Option<Vec<u8>>) -> Result<NdArray<'_>, CodecError> {
     let mut parts = Parts::of(entries);
     let (mark, file) = (parts.take(GROOT_MARK), parts.take(GROOT_DATA));
     parts.end()?;
     if mark != Some(Value::Bool(true)) {
         return Err(part(GROOT_MARK, "true", mark.as_ref()));
     }
-    match file {
-        Some(Value::Bytes(Cow::Borrowed(file))) => npy::read(file),
-        other => Err(part(GROOT_DATA, "bytes", other.as_ref())),
+    match (file, elements) {
+        (Some(Value::Bytes(Cow::Borrowed(start))), Some(elements)) => npy::read_parted(start, elements),
+        (Some(Value::Bytes(Cow::Borrowed(file))), None) => npy::read(file),
+        (other, _) => Err(part(GROOT_DATA, "bytes", other.as_ref())),
     }
 }
 

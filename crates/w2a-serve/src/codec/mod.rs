@@ -5,14 +5,17 @@ mod decode;
 mod encode;
 mod error;
 mod npy;
+mod parted;
 #[cfg(test)]
 mod tests;
 mod value;
 
 pub use array::{DType, Kind, NdArray};
+pub(crate) use decode::decode_parted;
 pub use decode::{MAX_DEPTH, MAX_VALUES, decode};
 pub use encode::encode;
 pub use error::CodecError;
+pub(crate) use parted::Parted;
 pub use value::Value;
 
 /// How a numpy array is written inside of msgpack.

@@ -1,6 +1,6 @@
 //! The .npy file inside of GR00T's arrays: a header that is a Python dictionary, then the elements.
 
-use super::{CodecError, NdArray};
+use super::{CodecError, DType, NdArray};
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// numpy's own headers have some hundred bytes; a longer one is an attempt to make us read.
@@ -14,26 +14,67 @@ fn wrong(what: &'static str, expected: &str, got: impl std::fmt::Display) -> Cod
     CodecError::array(what, expected, got)
 }
 
+/// Bytes after which it is known where the elements begin.
+pub(super) const LONGEST_START: usize = 12;
+
+/// Bytes before the elements, if this is the beginning of a .npy file that can be read; else 0.
+pub(super) fn start(file: &[u8]) -> usize {
+    match sizes(file) {
+        Some((start, length)) if length <= MAX_HEADER => start + length,
+        _ => 0,
+    }
+}
+
+/// Bytes before the header, and those of the header.
+fn sizes(file: &[u8]) -> Option<(usize, usize)> {
+    let (version, rest) = file.strip_prefix(MAGIC)?.split_first_chunk::<2>()?;
+    match version {
+        [1, 0] => rest.first_chunk::<2>().map(|bytes| (10, usize::from(u16::from_le_bytes(*bytes)))),
+        [2 | 3, 0] => rest.first_chunk::<4>().map(|bytes| (12, u32::from_le_bytes(*bytes) as usize)),
+        _ => None,
+    }
+}
+
 /// Reads a whole .npy file of version 1, 2 or 3; the elements stay where they are.
 pub(super) fn read(file: &[u8]) -> Result<NdArray<'_>, CodecError> {
+    let (dtype, shape, fortran, data) = described(file)?;
+    NdArray::new(dtype, shape, fortran, data)
+}
+
+/// Reads a file whose elements lie apart.
+pub(super) fn read_parted<'a>(start: &'a [u8], elements: Vec<u8>) -> Result<NdArray<'a>, CodecError> {
+    match described(start) {
+        Ok((dtype, shape, fortran, [])) => NdArray::new(dtype, shape, fortran, elements),
+        // No file, or parted elsewhere: it is read, or refused, as a whole.
+        _ => {
+            let file = [start, &elements].concat();
+            let (dtype, shape, fortran, data) = described(&file)?;
+            NdArray::new(dtype, shape, fortran, data.to_vec())
+        }
+    }
+}
+
+/// Type, sides, whether column-major, and elements.
+type Described<'a> = (DType, Vec<usize>, bool, &'a [u8]);
+
+fn described(file: &[u8]) -> Result<Described<'_>, CodecError> {
     let expected = "a .npy file of version 1, 2 or 3";
     let cut = || wrong("as_npy", expected, format_args!("{} bytes", file.len()));
-    let rest = file.strip_prefix(MAGIC).ok_or_else(cut)?;
-    let (version, rest) = rest.split_first_chunk::<2>().ok_or_else(cut)?;
-    let (length, rest) = match version {
-        [1, 0] => rest.split_first_chunk::<2>().map(|(bytes, rest)| (u32::from(u16::from_le_bytes(*bytes)), rest)),
-        [2 | 3, 0] => rest.split_first_chunk::<4>().map(|(bytes, rest)| (u32::from_le_bytes(*bytes), rest)),
-        other => return Err(wrong("as_npy", expected, format_args!("version {}.{}", other[0], other[1]))),
-    }
-    .ok_or_else(cut)?;
-    let length = length as usize;
+    let (start, length) = match (sizes(file), file.strip_prefix(MAGIC)) {
+        (Some(sizes), _) => sizes,
+        (None, Some([major, minor, ..])) if !matches!((major, minor), (1..=3, 0)) => {
+            return Err(wrong("as_npy", expected, format_args!("version {major}.{minor}")));
+        }
+        (None, _) => return Err(cut()),
+    };
     if length > MAX_HEADER {
         return Err(wrong("header of as_npy", "at most 4096 bytes", length));
     }
+    let rest = file.get(start..).unwrap_or_default();
     let (header, data) = rest.split_at_checked(length).ok_or_else(cut)?;
     let header = std::str::from_utf8(header).map_err(|_| wrong("header of as_npy", "text", "other bytes"))?;
     let (descr, fortran, shape) = Header(header.trim_end()).parse()?;
-    NdArray::new(descr.parse()?, shape, fortran, data)
+    Ok((descr.parse()?, shape, fortran, data))
 }
 
 /// The bytes before the elements, exactly as `numpy.save` writes them.

@@ -42,8 +42,8 @@ impl SimulatorKind {
         }
     }
 
-    /// What is seen and commanded in a suite, and the tag of the embodiment in checkpoints of GR00T; `None` for a suite of
-    /// another simulator.
+    /// What is seen and commanded in a suite, and the tag of the embodiment in checkpoints of GR00T; `None` for a suite
+    /// of another simulator.
     pub fn robot(self, suite: &str) -> Option<(Layout, &'static str)> {
         self.suites().iter().find(|(name, _)| *name == suite)?;
         Some(match (self, suite) {

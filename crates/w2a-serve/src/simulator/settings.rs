@@ -64,7 +64,8 @@ pub struct Settings {
     /// Whether every episode builds the simulator anew, as LIBERO does, or puts everything back into place.
     #[serde(default = "yes")]
     pub rebuild: bool,
-    /// Without sensors: corners of meshes that are only looked at lie on a grid of so many millimetres; 0 for as they are.
+    /// Without sensors: corners of meshes that are only looked at lie on a grid of so many millimetres; 0 for as they
+    /// are.
     #[serde(default)]
     pub mesh_cell_mm: u32,
     /// Without sensors: samples of a pixel; 0 for one, 4 is MuJoCo's own choice.

@@ -4,6 +4,7 @@ use std::io;
 
 use super::Wire;
 use crate::ServeError;
+use crate::codec::Parted;
 
 /// Frames in front of the empty one, such as the identities that routers add; each is short.
 const MAX_ENVELOPE: usize = 8;
@@ -94,6 +95,24 @@ impl Zmtp {
     /// # Errors
     /// A message that is too long or has no empty frame before its one body, or a connection that breaks.
     pub fn read(&mut self, body: &mut Vec<u8>) -> Result<Option<Envelope>, ServeError> {
+        let Some((envelope, length)) = self.open()? else { return Ok(None) };
+        body.clear();
+        self.wire.body(length, body).map_err(lost)?;
+        Ok(Some(envelope))
+    }
+
+    /// As [`Self::read`], the large parts of the message apart.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_parted(&mut self, body: &mut Parted) -> Result<Option<Envelope>, ServeError> {
+        let Some((envelope, length)) = self.open()? else { return Ok(None) };
+        body.read(length, |count, out| self.wire.body(count, out)).map_err(lost)?;
+        Ok(Some(envelope))
+    }
+
+    /// Reads what comes before a body, and how long that is.
+    fn open(&mut self) -> Result<Option<(Envelope, u64)>, ServeError> {
         let mut envelope = Envelope::new();
         loop {
             if envelope.is_empty() && !self.wire.wait().map_err(lost)? {
@@ -114,12 +133,11 @@ impl Zmtp {
                 break;
             }
         }
-        body.clear();
-        let flags = self.read_frame(self.max_message, body)?;
+        let (flags, length) = self.header(self.max_message)?;
         if flags & (MORE | COMMAND) != 0 {
             return Err(unexpected("a body of one frame", "another one behind it".into()));
         }
-        Ok(Some(envelope))
+        Ok(Some((envelope, length)))
     }
 
     /// Writes a message; `envelope` as [`Self::read`] gave it, or one empty frame.
@@ -148,6 +166,13 @@ impl Zmtp {
     }
 
     fn read_frame(&mut self, most: u64, out: &mut Vec<u8>) -> Result<u8, ServeError> {
+        let (flags, length) = self.header(most)?;
+        self.wire.body(length, out).map_err(lost)?;
+        Ok(flags)
+    }
+
+    /// Flags and length of a frame.
+    fn header(&mut self, most: u64) -> Result<(u8, u64), ServeError> {
         let [flags] = self.wire.exact().map_err(lost)?;
         if flags & !(MORE | LONG | COMMAND) != 0 || flags & COMMAND != 0 && flags & MORE != 0 {
             return Err(unexpected("a frame", format!("flags {flags:02x}")));
@@ -160,8 +185,7 @@ impl Zmtp {
             let got = format!("a frame that claims {length} bytes, {most} are allowed");
             return Err(unexpected("a shorter message", got));
         }
-        self.wire.body(length, out).map_err(lost)?;
-        Ok(flags)
+        Ok((flags, length))
     }
 
     fn write_command(&mut self, body: &[u8]) -> io::Result<()> {

@@ -1,5 +1,5 @@
-//! RoboCasa and SimplerEnv up to the border: recorded answers of their workers (`python/tests/traffic.py` makes them, with
-//! simulators that are played) are parsed, and what is asked is held against the recording byte by byte.
+//! RoboCasa and SimplerEnv up to the border: recorded answers of their workers (`python/tests/traffic.py` makes them,
+//! with simulators that are played) are parsed, and what is asked is held against the recording byte by byte.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
@@ -31,7 +31,8 @@ fn message(source: &mut impl Read) -> Option<Vec<u8>> {
 pub fn replay(recording: &Path, pictures: &Path) {
     let mut recording = std::io::Cursor::new(fs_err::read(recording).unwrap());
     let pictures = std::fs::File::options().write(true).open(pictures).unwrap();
-    let (mut steps, mut trial) = (0, -1);
+    // Settings come before the first trial.
+    let (mut steps, mut trial) = (0, -2);
     while let Some(asked) = message(&mut std::io::stdin()) {
         let expected = message(&mut recording).expect("no more was asked when it was recorded");
         assert_eq!(asked, expected, "{} for {}", String::from_utf8_lossy(&asked), String::from_utf8_lossy(&expected));

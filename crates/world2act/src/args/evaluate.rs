@@ -11,7 +11,7 @@ The simulator is the protocol's. Everything in which published evaluations diffe
 eval.json:
 
   libero-openpi   fixed initial states, 10 steps to settle, images 256 brought to 224, 5 actions of a chunk, 50 trials
-  libero-groot    initial states of the simulator's own draw, images 256, 8 actions, 720 steps, 10 trials; GR00T's gripper
+  libero-groot    initial states of the simulator's own draw, images 256, 8 actions, 720 steps, 10 trials, its gripper
   robocasa-groot  suite kitchen: kitchens drawn by the trial's number, images 256, 8 actions, 720 steps, 10 trials
   simpler-groot   suites widowx and google_robot: 1 action of a chunk, 300 steps, 200 trials
 
@@ -30,9 +30,9 @@ Examples:
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct EvaluateArgs {
-    /// What decides: zero, random, mini:RUN (the base policy of a run in LIBERO), groot:DIR (a GR00T-N1.6 checkpoint with
-    /// libero_panda, robocasa_panda_omron, oxe_widowx or oxe_google, as the suite has it), remote:groot://host:port or
-    /// remote:openpi://host:port
+    /// What decides: zero, random, mini:RUN (the base policy of a run in LIBERO), groot:DIR (a GR00T-N1.6 checkpoint
+    /// with libero_panda, robocasa_panda_omron, oxe_widowx or oxe_google, as the suite has it),
+    /// remote:groot://host:port or remote:openpi://host:port
     #[arg(long, value_name = "POLICY")]
     policy: PolicySource,
     /// The published evaluation to follow

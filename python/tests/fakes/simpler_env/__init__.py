@@ -1,7 +1,7 @@
 """Tables with the names, shapes and types of SimplerEnv's environments, and no physics.
 
-Three steps with the gripper well in one half (open for the WidowX, closed for Google's robot) are a success. Images are of
-one colour: the steps so far, 0, and the seed.
+Three steps with the gripper well in one half (open for the WidowX, closed for Google's robot) are a success. Images are
+of one colour: the steps so far, 0, and the seed.
 """
 
 import types
