@@ -159,7 +159,8 @@ impl<K: Kernel, const N: usize> Backward<Flex, N> for Step<K> {
     }
 }
 
-fn flex(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+/// A tensor of the backend from row-major values.
+pub(super) fn flex(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
 }
 
