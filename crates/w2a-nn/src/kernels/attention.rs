@@ -2,8 +2,11 @@
 //! largest score and the sum so far are kept (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; Dao
 //! et al., "FlashAttention", 2022).
 
+mod gradient;
+
 use std::ops::Range;
 
+use burn::backend::Flex;
 use burn::tensor::Tensor;
 use burn::tensor::module::attention as burns;
 use burn::tensor::ops::AttentionModuleOptions;
@@ -11,8 +14,9 @@ use burn_flex::FlexTensor;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use self::gradient::Learnt;
 use super::activation::exp_of_negative;
-use super::op::{Operand, flex};
+use super::op::{Operand, flex, run};
 use super::product::{LANE_BLOCK, Matrix, Panels, Row, Segment, gather_product, padded};
 use super::recycle::Buffer;
 use super::shared::Shared;
@@ -34,9 +38,10 @@ const PART_WORK: usize = 1 << 20;
 /// shared head serving `heads / shared` neighbours; `bias` `[batch or 1, heads or 1, queries or 1, keys]` →
 /// `[batch, heads, queries, out]`. `scale` is `1/√width` if it is not given.
 ///
-/// On the `flex` backend and without gradients it is a kernel of our own: no scores are kept, heads are read where they lie (a
-/// transposed `[batch, tokens, heads, width]` costs no copy), and the result lies in memory as `[batch, queries, heads, out]`.
-/// The same bits for any number of threads. A query whose scores are all `-∞` gets zeros, as from burn.
+/// On the `flex` backend it is a kernel of our own, of the same bits with and without gradients and for any number of threads:
+/// no scores are kept, and a backward pass computes them again. Without gradients, heads are read where they lie (a transposed
+/// `[batch, tokens, heads, width]` costs no copy). The result lies in memory as `[batch, queries, heads, out]`. A query whose
+/// scores are all `-∞` gets zeros, as from burn. A `bias` that asks for gradients is left to burn.
 pub fn attention(
     query: Tensor<4>,
     key: Tensor<4>,
@@ -59,31 +64,27 @@ fn fast(
 ) -> Option<Tensor<4>> {
     let sizes = Sizes::of(query.dims(), key.dims(), value.dims(), bias.map(Tensor::dims))?;
     let scale = scale.unwrap_or_else(|| (sizes.width as f64).sqrt().recip()) as f32;
-    let plain = |tensor: &Tensor<4>| match Operand::of(tensor)? {
-        Operand::Plain(tensor) => Some(lying_by_token(tensor)),
-        Operand::Tracked(_) => None,
-    };
-    let (query, key, value) = (plain(query)?, plain(key)?, plain(value)?);
+    // Larger scores have to stay larger ones.
+    let scale = (scale > 0.0 && scale.is_finite()).then_some(scale)?;
     let bias = match bias {
-        Some(bias) => Some(plain(bias)?),
+        Some(bias) => Some(lying_by_token(Operand::of(bias)?.without_gradient()?)),
         None => None,
     };
-    let job = Job {
-        arch: Arch::new(),
-        sizes,
-        // Larger scores have to stay larger ones.
-        scale: (scale > 0.0 && scale.is_finite()).then_some(scale)?,
-        query: View::of(&query)?,
-        key: View::of(&key)?,
-        value: View::of(&value)?,
-        bias: match &bias {
-            Some(bias) => Some(View::of(bias)?),
-            None => None,
-        },
+    let shape = [sizes.batch, sizes.queries, sizes.heads, sizes.out];
+    let out = match [Operand::of(query)?, Operand::of(key)?, Operand::of(value)?] {
+        [Operand::Plain(query), Operand::Plain(key), Operand::Plain(value)] => {
+            let [query, key, value] = [query, key, value].map(lying_by_token);
+            let (arch, bias) = (Arch::new(), View::of_some(bias.as_ref())?);
+            let (query, key, value) = (View::of(&query)?, View::of(&key)?, View::of(&value)?);
+            let out = Job { arch, sizes, scale, query, key, value, bias }.run();
+            Tensor::from_primitive::<Flex>(flex(out, &shape))
+        }
+        [query, key, value] => {
+            View::of_some(bias.as_ref())?;
+            run(Learnt { sizes, scale, bias }, query, vec![key, value], shape)?
+        }
     };
-    let Sizes { batch, heads, queries, out, .. } = sizes;
-    let out = flex(job.run()?, &[batch, queries, heads, out]);
-    Some(Tensor::from_primitive::<burn::backend::Flex>(out.transpose(1, 2)))
+    Some(out.swap_dims(1, 2))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +110,9 @@ impl Sizes {
                 let whole = [batch, heads, queries, keys];
                 bias[3] == keys && bias.iter().zip(whole).all(|(size, whole)| *size == whole || *size == 1)
             });
+        // Offsets within a block of rows have 32 bits.
+        let widest = heads.checked_mul(width.max(out))?.max(padded(keys));
+        u32::try_from(widest.checked_mul(2 * BLOCK)?).ok()?;
         fits.then_some(Self { batch, heads, shared, queries, keys, width, out })
     }
 }
@@ -141,6 +145,19 @@ impl<'a> View<'a> {
         }
         u32::try_from(strides[2].checked_mul(2 * BLOCK)?).ok()?;
         Some(Self { values: tensor.storage::<f32>().get(layout.start_offset()..)?, strides })
+    }
+
+    /// Of a tensor that may not be there; `None` if it is there and too large.
+    fn of_some(tensor: Option<&'a FlexTensor>) -> Option<Option<Self>> {
+        match tensor {
+            Some(tensor) => Self::of(tensor).map(Some),
+            None => Some(None),
+        }
+    }
+
+    /// Of row-major values `[.., heads, tokens, width]`.
+    fn row_major(values: &'a [f32], [heads, tokens, width]: [usize; 3]) -> Self {
+        Self { values, strides: [heads * tokens * width, tokens * width, width] }
     }
 
     /// Everything from a place on.
@@ -180,11 +197,21 @@ struct Running {
     correction: f32,
 }
 
+impl Running {
+    fn start() -> Self {
+        Self { largest: f32::NEG_INFINITY, sum: 0.0, correction: 0.0 }
+    }
+
+    /// What makes the sum of a query one; a query without any key has a sum of nothing, and zeros.
+    fn share(&self) -> f32 {
+        if self.sum > 0.0 { self.sum.recip() } else { 1.0 }
+    }
+}
+
 impl<'a> Job<'a> {
-    /// The result, `[batch, queries, heads, out]`; `None` if it is too large to be addressed.
-    fn run(&self) -> Option<Vec<f32>> {
+    /// The result, `[batch, queries, heads, out]`.
+    fn run(&self) -> Vec<f32> {
         let Sizes { batch, heads, shared, queries, keys, width, out } = self.sizes;
-        let len = [batch, heads, queries, out].iter().try_fold(1_usize, |len, size| len.checked_mul(*size))?;
         let groups = batch * shared;
         let work = groups.saturating_mul(heads / shared).saturating_mul(queries).saturating_mul(keys * (width + out));
         let threads = if work < PART_WORK { 1 } else { rayon::current_num_threads() };
@@ -207,7 +234,7 @@ impl<'a> Job<'a> {
             }
         };
         // SAFETY: the parts are all queries of all heads, and no two of them have a query of a head in common.
-        Some(unsafe { Shared::collect(len, write) })
+        unsafe { Shared::collect(batch * queries * heads * out, write) }
     }
 
     /// Writes the part's rows of the result.
@@ -219,7 +246,7 @@ impl<'a> Job<'a> {
         let mut scores = Buffer::take(BLOCK * tile);
         let mut mixed = Buffer::take(BLOCK * wide);
         let mut sums = Buffer::take(per_shared * rows * wide);
-        let mut running = vec![Running { largest: f32::NEG_INFINITY, sum: 0.0, correction: 0.0 }; per_shared * rows];
+        let mut running = vec![Running::start(); per_shared * rows];
         let (mut packed_keys, mut packed_values) = (Panels::empty(self.arch), Panels::empty(self.arch));
         for first in (0..keys).step_by(tile) {
             let count = tile.min(keys - first);
@@ -273,8 +300,7 @@ impl Job<'_> {
         let Sizes { heads, queries, out, .. } = self.sizes;
         let [batch, head, first] = place;
         for ((row, sums), running) in sums.chunks_exact(wide).enumerate().zip(running) {
-            // A query without any key has a sum of nothing, and zeros.
-            let share = if running.sum > 0.0 { running.sum.recip() } else { 1.0 };
+            let share = running.share();
             let at = ((batch * queries + first + row) * heads + head) * out;
             // SAFETY: the caller's promise.
             let cells = unsafe { to.part(at, out) };
@@ -368,147 +394,4 @@ impl WithSimd for Fold<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use burn::tensor::module::attention as burns;
-    use burn::tensor::ops::AttentionModuleOptions;
-    use burn::tensor::{Device, Tensor};
-    use proptest::prelude::*;
-
-    use super::attention;
-    use crate::{normal, tensor, values};
-
-    fn random(name: &str, shape: [usize; 4]) -> Tensor<4> {
-        tensor(normal(&mut w2a_data::stream(0, name), shape.iter().product()), shape, &Device::flex())
-    }
-
-    fn host(tensor: Tensor<4>) -> Vec<f32> {
-        values(tensor).unwrap()
-    }
-
-    /// In f64, from plain values.
-    fn reference(
-        query: &Tensor<4>,
-        key: &Tensor<4>,
-        value: &Tensor<4>,
-        bias: Option<&Tensor<4>>,
-        scale: Option<f64>,
-    ) -> Vec<f64> {
-        let ([batch, heads, queries, width], [_, shared, keys, _], [.., out]) =
-            (query.dims(), key.dims(), value.dims());
-        let (q, k, v) = (host(query.clone()), host(key.clone()), host(value.clone()));
-        let bias = bias.map(|bias| host(bias.clone().expand([batch, heads, queries, keys])));
-        let scale = scale.unwrap_or(1.0 / (width as f64).sqrt());
-        let mut all = Vec::new();
-        for (row, query) in q.chunks_exact(width).enumerate() {
-            let head = row / queries;
-            let place = (head / heads * shared + head % heads / (heads / shared)) * keys;
-            let score = |key: usize| {
-                let products =
-                    query.iter().zip(&k[(place + key) * width..]).map(|(a, b)| f64::from(*a) * f64::from(*b));
-                products.sum::<f64>() * scale + bias.as_ref().map_or(0.0, |bias| f64::from(bias[row * keys + key]))
-            };
-            let scores: Vec<f64> = (0..keys).map(score).collect();
-            let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let shares: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
-            let total: f64 = shares.iter().sum();
-            let mixed = |column: usize| {
-                let of = |key: usize| shares[key] * f64::from(v[(place + key) * out + column]);
-                if total > 0.0 { (0..keys).map(of).sum::<f64>() / total } else { 0.0 }
-            };
-            all.extend((0..out).map(mixed));
-        }
-        all
-    }
-
-    /// The largest difference to f64.
-    fn error(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>, scale: Option<f64>) -> f64 {
-        let want = reference(&query, &key, &value, bias.as_ref(), scale);
-        let got = super::fast(&query, &key, &value, bias.as_ref(), scale).expect("it is on the CPU, without gradients");
-        assert_eq!(got.dims(), [query.dims()[0], query.dims()[1], query.dims()[2], value.dims()[3]]);
-        let got = host(got);
-        assert_eq!(got.len(), want.len());
-        got.iter().zip(&want).map(|(got, want)| (f64::from(*got) - want).abs()).fold(0.0, f64::max)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
-        #[test]
-        fn any_sizes_agree_with_f64(
-            batch in 1_usize..3, shared in 1_usize..3, per_shared in 1_usize..4, queries in 1_usize..120,
-            keys in 1_usize..700, width in 1_usize..40, out in 1_usize..40, ones in 0_usize..8, has_bias: bool,
-        ) {
-            let heads = shared * per_shared;
-            let one = |bit: usize, size: usize| if ones >> bit & 1 == 1 { 1 } else { size };
-            let bias = has_bias.then(|| random("b", [one(0, batch), one(1, heads), one(2, queries), keys]));
-            let (query, key) = (random("q", [batch, heads, queries, width]), random("k", [batch, shared, keys, width]));
-            let error = error(query, key, random("v", [batch, shared, keys, out]), bias, None);
-            prop_assert!(error < 3e-6, "{error:e}");
-        }
-    }
-
-    #[test]
-    fn heads_are_read_where_they_lie() {
-        let by_token = |name: &str, shape: [usize; 4]| random(name, shape).swap_dims(1, 2);
-        // Of one tensor with queries, keys and values side by side, too.
-        let all = random("all", [2, 70, 3 * 4, 20]).swap_dims(1, 2);
-        let part = |index: usize| all.clone().narrow(1, 4 * index, 4);
-        assert!(error(part(0), part(1), part(2), None, None) < 2e-6);
-        // What is not side by side is copied, and a repeated key counts as often as it is there.
-        let turned = random("q", [2, 4, 20, 50]).swap_dims(2, 3);
-        assert!(error(turned, by_token("k", [2, 9, 2, 20]), by_token("v", [2, 9, 2, 16]), None, Some(0.3)) < 2e-6);
-        let repeated = random("one", [2, 2, 1, 20]).expand([2, 2, 9, 20]);
-        assert!(error(part(0), repeated.clone(), repeated, None, None) < 2e-6);
-    }
-
-    #[test]
-    fn scores_of_any_size_lose_nothing() {
-        let (query, key, value) =
-            (random("q", [1, 2, 60, 16]), random("k", [1, 2, 1300, 16]), random("v", [1, 2, 1300, 16]));
-        // Nearly one key a query, in tiles of which later ones often have the largest score.
-        assert!(error(query.clone() * 5.0, key.clone() * 5.0, value.clone(), None, None) < 2e-4);
-        assert!(error(query * 1e-3, key, value, None, Some(1.0)) < 2e-6);
-    }
-
-    #[test]
-    fn masked_keys_count_nothing_and_queries_without_keys_get_what_burn_gives() {
-        let (query, key, value) =
-            (random("q", [2, 2, 50, 8]), random("k", [2, 2, 600, 8]), random("v", [2, 2, 600, 8]));
-        for masked in [f32::NEG_INFINITY, -1e30] {
-            // Query 7 has no key, query 8 none of the first tile, the others every third.
-            let mask = (0..50 * 600).map(|place| match (place / 600, place % 600) {
-                (7, _) => masked,
-                (8, key) if key < 400 => masked,
-                (query, key) if query != 8 && key % 3 > 0 => masked,
-                _ => 0.0,
-            });
-            let bias = tensor(mask.collect(), [1, 1, 50, 600], &Device::flex());
-            let ours = host(attention(query.clone(), key.clone(), value.clone(), Some(bias.clone()), None));
-            let options = AttentionModuleOptions::default();
-            let burns = host(burns(query.clone(), key.clone(), value.clone(), None, Some(bias), options));
-            for (place, (ours, burns)) in ours.iter().zip(&burns).enumerate() {
-                assert!((ours - burns).abs() < 2e-6, "{masked}, {place}: {ours}, {burns}");
-            }
-            let empty = &ours[7 * 8..8 * 8];
-            assert_eq!(empty.iter().all(|value| *value == 0.0), masked.is_infinite(), "{empty:?}");
-        }
-    }
-
-    #[test]
-    fn a_nan_stays_in_its_query() {
-        let mut data = host(random("q", [1, 1, 3, 8]));
-        data[8] = f32::NAN;
-        let query = tensor(data, [1, 1, 3, 8], &Device::flex());
-        let got = host(attention(query, random("k", [1, 1, 40, 8]), random("v", [1, 1, 40, 8]), None, None));
-        assert!(got[..8].iter().chain(&got[16..]).all(|value| value.is_finite()), "{got:?}");
-    }
-
-    #[test]
-    fn the_number_of_threads_does_not_change_a_bit() {
-        let (query, key) = (random("q", [1, 1, 900, 32]), random("k", [1, 1, 1200, 32]));
-        let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| host(attention(query.clone(), key.clone(), key.clone(), None, None)))
-        };
-        assert_eq!(run(1), run(5));
-    }
-}
+mod tests;

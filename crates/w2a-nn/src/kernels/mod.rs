@@ -2,8 +2,8 @@
 //! attention, activations.
 //!
 //! [`stack`], [`perceptron`], [`linear`], [`attention`] and [`activate`] use them for f32 tensors of the `flex` backend, tracked
-//! or not (attention: not); everything else falls back to burn's operations, which compute the same. The kernels are
-//! deterministic: the same bits for any number of threads.
+//! or not; everything else falls back to burn's operations, which compute the same. The kernels are deterministic: the same
+//! bits for any number of threads.
 
 mod activation;
 mod attention;

@@ -52,6 +52,14 @@ impl Operand {
         tensor.clone().try_into_primitive::<Flex>().ok().map(Self::Plain)
     }
 
+    /// The tensor, unless gradients are asked of it.
+    pub(super) fn without_gradient(self) -> Option<FlexTensor> {
+        match self {
+            Self::Plain(tensor) => Some(tensor),
+            Self::Tracked(tensor) => (!tensor.is_tracked()).then(|| tensor.primitive().clone()),
+        }
+    }
+
     /// The values, row-major in memory.
     fn values(&self) -> FlexTensor {
         match self {
