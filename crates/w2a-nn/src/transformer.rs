@@ -2,11 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::activation::{gelu, silu};
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
 
-use crate::kernels::{BlockPlan, Operand, PreparedBlock, run};
+use crate::kernels::{BlockPlan, Operand, PreparedBlock, attention, run};
 use crate::{Init, LayerNorm, Linear, NnError, values};
 
 /// Sizes of a [`Block`].
@@ -127,7 +125,7 @@ impl Block {
         let head = width / self.heads;
         let qkv = self.qkv.forward(x).reshape([batch, tokens, 3, self.heads, head]).permute([2, 0, 3, 1, 4]);
         let part = |index: usize| qkv.clone().narrow(0, index, 1).reshape([batch, self.heads, tokens, head]);
-        let mixed = attention(part(0), part(1), part(2), None, None, AttentionModuleOptions::default());
+        let mixed = attention(part(0), part(1), part(2), None, None);
         self.out.forward(mixed.permute([0, 2, 1, 3]).reshape([batch, tokens, width]))
     }
 }

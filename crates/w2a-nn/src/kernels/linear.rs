@@ -11,14 +11,17 @@ use rayon::prelude::*;
 
 use super::op::{Kernel, Operand, run};
 use super::pack::transpose;
-use super::product::{Matrix, Panels, Row, Segment, Stored, columns_at_once, gather_product, padded};
+use super::product::{
+    Matrix, Panels, PanelsView, Row, Segment, Stored, columns_at_once, gather_product_into, padded, panel_width,
+};
 use super::recycle::Buffer;
+use super::shared::Shared;
 
 /// Rows below which packing the weights costs more than it saves.
 const FEWEST: usize = 8;
 
-/// Values that are worth a thread of their own when results are put together.
-const BLOCK: usize = 1 << 17;
+/// Rows for which it is worth to pack weights a second time, on another thread.
+const FEWEST_SHARED: usize = 128;
 
 /// `x W^T + b` for `x` `[rows, in]`, `W` `[out, in]` and `b` `[out]`.
 ///
@@ -39,14 +42,13 @@ pub fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tenso
 
 fn fast(x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<Tensor<2>> {
     let ([rows, input], [output, inner]) = (x.dims(), weight.dims());
-    // burn has the words for operands that do not fit; offsets of rows have 32 bits.
+    // burn has the words for operands that do not fit.
     let fits = input == inner && bias.is_none_or(|bias| bias.dims() == [output]);
-    let longest = rows.max(output).checked_mul(padded(input).max(padded(output)).max(padded(rows)))?;
-    if !fits || rows < FEWEST || input == 0 || output == 0 || u32::try_from(longest).is_err() {
+    if !fits || rows < FEWEST {
         return None;
     }
+    let sizes = Sizes::new(rows, input, output)?;
     let x = Operand::of(x)?;
-    let sizes = Sizes { rows, input, output };
     let bias = match bias {
         Some(bias) => Some(Operand::of(bias)?),
         None => None,
@@ -71,10 +73,19 @@ fn fast(x: &Tensor<2>, weight: &Tensor<2>, bias: Option<&Tensor<1>>) -> Option<T
 
 /// Of a product `[rows, in]` by `[in, out]`.
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
-    rows: usize,
-    input: usize,
-    output: usize,
+pub(super) struct Sizes {
+    pub rows: usize,
+    pub input: usize,
+    pub output: usize,
+}
+
+impl Sizes {
+    /// `None` where offsets of rows need more than 32 bits, or nothing is there.
+    pub(super) fn new(rows: usize, input: usize, output: usize) -> Option<Self> {
+        let longest = rows.max(output).checked_mul(padded(input).max(padded(output)).max(padded(rows)))?;
+        let fits = rows > 0 && input > 0 && output > 0 && u32::try_from(longest).is_ok();
+        fits.then_some(Self { rows, input, output })
+    }
 }
 
 /// A layer whose weights get no gradient.
@@ -101,7 +112,7 @@ impl Frozen {
         };
         let Sizes { rows, input, output } = self.sizes;
         let stride = if by_output { input } else { output };
-        let matrix = Matrix { data, stride, by_column: by_output != is_turned };
+        let matrix = Right::Loose(Matrix { data, stride, by_column: by_output != is_turned });
         let bias = self.bias.as_ref().filter(|_| !is_turned).and_then(|bias| bias.as_slice());
         let [input, output] = if is_turned { [output, input] } else { [input, output] };
         product(x, &matrix, bias, Sizes { rows, input, output })
@@ -144,7 +155,7 @@ impl Kernel for Learnt {
     type Saved = ();
 
     fn forward(&self, x: &[f32], parameters: &[&[f32]], _: bool) -> (Vec<f32>, Option<()>) {
-        let weight = Matrix { data: parameters[0], stride: self.sizes.input, by_column: true };
+        let weight = Right::Loose(Matrix { data: parameters[0], stride: self.sizes.input, by_column: true });
         (product(x, &weight, parameters.get(1).copied(), self.sizes), Some(()))
     }
 
@@ -159,7 +170,7 @@ impl Kernel for Learnt {
         let Sizes { rows, input, output } = self.sizes;
         let mut turned = vec![0.0; gradient.len()];
         transpose(gradient, rows, output, output, rows, &mut turned);
-        let lines = Matrix { data: x, stride: input, by_column: false };
+        let lines = Right::Loose(Matrix { data: x, stride: input, by_column: false });
         let mut all = vec![product(&turned, &lines, None, Sizes { rows: output, input: rows, output: input })];
         if parameters.len() > 1 {
             all.push(
@@ -170,48 +181,122 @@ impl Kernel for Learnt {
             );
         }
         let of_input = with_input.then(|| {
-            let weight = Matrix { data: parameters[0], stride: input, by_column: false };
+            let weight = Right::Loose(Matrix { data: parameters[0], stride: input, by_column: false });
             product(gradient, &weight, None, Sizes { rows, input: output, output: input })
         });
         (all, of_input)
     }
 }
 
+/// The right operand of a product.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Right<'a, T> {
+    /// A matrix that is packed while it is used.
+    Loose(Matrix<'a, T>),
+    /// Panels of full width, those behind the last column zeros.
+    Packed(&'a [T]),
+}
+
+impl<'a, T: Stored> Right<'a, T> {
+    /// Some columns of all `depth` rows; packed in `room` if they are not yet.
+    fn columns<'b>(&'b self, arch: Arch, depth: usize, columns: &Range<usize>, room: &'b mut Panels) -> PanelsView<'b> {
+        let values = match self {
+            Self::Loose(matrix) => {
+                room.pack(matrix, depth, columns.clone());
+                return room.view();
+            }
+            Self::Packed(values) => *values,
+        };
+        let end = columns.end.next_multiple_of(panel_width(arch));
+        let values = &values[columns.start * depth..end * depth];
+        match T::as_f32(values) {
+            Some(values) => PanelsView::of_full(arch, values, depth),
+            None => {
+                room.widen(values, depth);
+                room.view()
+            }
+        }
+    }
+}
+
 /// The product as plain values. Every value of the result is complete on its own: any number of threads gives the same bits.
-fn product<T: Stored>(x: &[f32], weight: &Matrix<T>, bias: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
+pub(super) fn product<T: Stored>(x: &[f32], right: &Right<T>, bias: Option<&[f32]>, sizes: Sizes) -> Vec<f32> {
     let Sizes { rows, input, output } = sizes;
     let arch = Arch::new();
-    let segments = [Segment { start: 0, len: input, right: 0 }];
-    let step = columns_at_once(arch, input);
-    let groups: Vec<Range<usize>> = (0..output).step_by(step).map(|start| start..output.min(start + step)).collect();
-    let of_group = |panels: &mut Panels, columns: &Range<usize>| {
-        panels.pack(weight, columns.clone());
-        let width = padded(columns.len());
+    let threads = rayon::current_num_threads();
+    let step = columns_at_once(arch, input, output, threads);
+    // Where there are too few columns for all threads, each packs them for some of the rows.
+    let split = (threads / output.div_ceil(step)).clamp(1, rows.div_ceil(FEWEST_SHARED));
+    let height = rows.div_ceil(split);
+    let starts = (0..output).step_by(step).flat_map(|column| (0..rows).step_by(height).map(move |row| [row, column]));
+    let parts: Vec<Part> = starts
+        .map(|[row, column]| Part { rows: row..rows.min(row + height), columns: column..output.min(column + step) })
+        .collect();
+    let write = |out: Shared| {
+        parts.par_iter().for_each_init(
+            || Panels::empty(arch),
+            |room, part| {
+                let panels = right.columns(arch, input, &part.columns, room);
+                // SAFETY: no two parts have a row and a column in common.
+                unsafe { part.compute(arch, x, panels, bias, sizes, out) };
+            },
+        );
+    };
+    // SAFETY: the parts are all rows of all columns.
+    unsafe { Shared::collect(rows * output, write) }
+}
+
+/// What one thread computes at a time.
+#[derive(Clone, Debug)]
+struct Part {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Part {
+    /// # Safety
+    /// Nobody else may write these rows and columns of `out`.
+    unsafe fn compute(
+        &self,
+        arch: Arch,
+        x: &[f32],
+        panels: PanelsView,
+        bias: Option<&[f32]>,
+        sizes: Sizes,
+        out: Shared,
+    ) {
+        let (Self { rows, columns }, Sizes { input, output, .. }) = (self, sizes);
+        let segments = [Segment { start: 0, len: input, right: 0 }];
+        let bias = bias.map(|bias| &bias[columns.clone()]);
+        let lines = |start: usize, width: usize| {
+            let line = move |row: usize| Row { from: (row * input) as u32, to: (start + row * width) as u32 };
+            (0..rows.len()).map(line).collect::<Vec<Row>>()
+        };
+        let left = &x[rows.start * input..rows.end * input];
+        let width = panels.columns;
+        let first = rows.start * output + columns.start;
+        if width == columns.len() {
+            // SAFETY: the caller's promise: the rows begin at the part's columns, and are as long as those.
+            unsafe { gather_product_into(arch, left, &lines(first, output), &segments, panels, bias, out) };
+            return;
+        }
         let bias = bias.map(|bias| {
-            let mut bias = bias[columns.clone()].to_vec();
+            let mut bias = bias.to_vec();
             bias.resize(width, 0.0);
             bias
         });
-        let offset = |row: usize, width: usize| (row * width) as u32;
-        let lines: Vec<Row> = (0..rows).map(|row| Row { from: offset(row, input), to: offset(row, width) }).collect();
-        let mut out = Buffer::take(rows * width);
-        gather_product(arch, x, &lines, &segments, panels, bias.as_deref(), &mut out);
-        out
-    };
-    let fresh = || Panels::zeros(arch, input, padded(step.min(output)));
-    let parts: Vec<Buffer> = groups.par_iter().map_init(fresh, of_group).collect();
-    let mut out = vec![0.0; rows * output];
-    let lines = BLOCK.div_ceil(output);
-    out.par_chunks_mut(lines * output).enumerate().for_each(|(block, out)| {
-        for (index, out) in out.chunks_exact_mut(output).enumerate() {
-            let row = block * lines + index;
-            for (part, columns) in parts.iter().zip(&groups) {
-                let width = padded(columns.len());
-                out[columns.clone()].copy_from_slice(&part[row * width..][..columns.len()]);
-            }
+        let mut wide = Buffer::take(rows.len() * width);
+        // SAFETY: `wide` is this part's alone.
+        unsafe {
+            let to = Shared::new(&mut wide);
+            gather_product_into(arch, left, &lines(0, width), &segments, panels, bias.as_deref(), to);
         }
-    });
-    out
+        for (row, line) in wide.chunks_exact(width).enumerate() {
+            // SAFETY: the caller's promise.
+            let cells = unsafe { out.part(first + row * output, columns.len()) };
+            cells.iter_mut().zip(line).for_each(|(cell, value)| _ = cell.write(*value));
+        }
+    }
 }
 
 #[cfg(test)]

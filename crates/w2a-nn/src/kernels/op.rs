@@ -52,6 +52,14 @@ impl Operand {
         tensor.clone().try_into_primitive::<Flex>().ok().map(Self::Plain)
     }
 
+    /// The tensor, unless gradients are asked of it.
+    pub(super) fn without_gradient(self) -> Option<FlexTensor> {
+        match self {
+            Self::Plain(tensor) => Some(tensor),
+            Self::Tracked(tensor) => (!tensor.is_tracked()).then(|| tensor.primitive().clone()),
+        }
+    }
+
     /// The values, row-major in memory.
     fn values(&self) -> FlexTensor {
         match self {
@@ -159,7 +167,8 @@ impl<K: Kernel, const N: usize> Backward<Flex, N> for Step<K> {
     }
 }
 
-fn flex(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
+/// A tensor of the backend from row-major values.
+pub(super) fn flex(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape.to_vec()))
 }
 

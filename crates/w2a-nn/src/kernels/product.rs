@@ -14,6 +14,8 @@ use burn::tensor::bf16;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::pack::transpose;
+use super::recycle::Buffer;
+use super::shared::Shared;
 
 /// Channels are padded to multiples of this in all buffers, so that no vector is ever partial.
 pub(crate) const LANE_BLOCK: usize = 16;
@@ -30,7 +32,7 @@ pub(crate) fn padded(n: usize) -> usize {
 }
 
 /// Width in values of a full panel on this processor.
-fn panel_width(arch: Arch) -> usize {
+pub(super) fn panel_width(arch: Arch) -> usize {
     struct Lanes;
     impl WithSimd for Lanes {
         type Output = usize;
@@ -42,16 +44,22 @@ fn panel_width(arch: Arch) -> usize {
     (2 * arch.dispatch(Lanes)).min(2 * LANE_BLOCK)
 }
 
-/// Columns of a matrix of `depth` rows that are best packed at a time: they stay in the second-level cache.
-pub(crate) fn columns_at_once(arch: Arch, depth: usize) -> usize {
+/// Columns of a matrix `[depth, columns]` that are best packed at a time: they stay in the second-level cache, and `parts` or
+/// a multiple of it have equal shares.
+pub(crate) fn columns_at_once(arch: Arch, depth: usize, columns: usize, parts: usize) -> usize {
     let width = panel_width(arch);
-    (CACHED / (depth * width).max(1)).max(1) * width
+    let panels = columns.div_ceil(width).max(1);
+    let most = (CACHED / (depth * width).max(1)).max(1);
+    panels.div_ceil(panels.div_ceil(most).next_multiple_of(parts.max(1))) * width
 }
 
 /// What weights are stored as.
 pub(crate) trait Stored: Copy + Sync {
     /// The same value.
     fn wide(self) -> f32;
+
+    /// The values themselves, if they are what products take.
+    fn as_f32(values: &[Self]) -> Option<&[f32]>;
 }
 
 impl Stored for f32 {
@@ -59,12 +67,20 @@ impl Stored for f32 {
     fn wide(self) -> f32 {
         self
     }
+
+    fn as_f32(values: &[Self]) -> Option<&[f32]> {
+        Some(values)
+    }
 }
 
 impl Stored for bf16 {
     #[inline(always)]
     fn wide(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    fn as_f32(_: &[Self]) -> Option<&[f32]> {
+        None
     }
 }
 
@@ -81,7 +97,7 @@ pub(crate) struct Matrix<'a, T> {
 /// A matrix `[depth, columns]` in panels of columns, each row-major; columns are a multiple of [`LANE_BLOCK`].
 #[derive(Clone, Debug)]
 pub(crate) struct Panels {
-    values: Vec<f32>,
+    values: Buffer,
     depth: usize,
     columns: usize,
     width: usize,
@@ -91,27 +107,54 @@ impl Panels {
     /// Zeros.
     pub(crate) fn zeros(arch: Arch, depth: usize, columns: usize) -> Self {
         debug_assert!(columns.is_multiple_of(LANE_BLOCK));
-        Self { values: vec![0.0; depth * columns], depth, columns, width: panel_width(arch) }
+        Self { values: Buffer::zeros(depth * columns), depth, columns, width: panel_width(arch) }
     }
 
-    /// Becomes some columns of a matrix with as many rows, padded with columns of zeros.
-    pub(crate) fn pack<T: Stored>(&mut self, matrix: &Matrix<T>, columns: Range<usize>) {
-        self.columns = padded(columns.len());
-        self.values.resize(self.depth * self.columns, 0.0);
-        for start in (0..self.columns).step_by(self.width) {
-            let width = self.width.min(self.columns - start);
-            let valid = width.min(columns.len().saturating_sub(start));
-            let (first, panel) = (columns.start + start, &mut self.values[start * self.depth..][..width * self.depth]);
-            if matrix.by_column {
-                transpose(&matrix.data[first * matrix.stride..], valid, self.depth, matrix.stride, width, panel);
-            } else {
-                let rows = panel.chunks_exact_mut(width).zip(matrix.data.chunks(matrix.stride));
-                rows.for_each(|(cells, row)| copy(&row[first..first + valid], cells));
+    /// Nothing yet, to be packed.
+    pub(crate) fn empty(arch: Arch) -> Self {
+        Self::zeros(arch, 0, 0)
+    }
+
+    /// Becomes the first `depth` rows of some columns of a matrix, padded with columns of zeros.
+    pub(crate) fn pack<T: Stored>(&mut self, matrix: &Matrix<T>, depth: usize, columns: Range<usize>) {
+        (self.depth, self.columns) = (depth, padded(columns.len()));
+        self.values.resize(self.depth * self.columns);
+        if matrix.by_column {
+            for (index, panel) in self.values.chunks_mut((self.width * depth).max(1)).enumerate() {
+                let (start, width) = (index * self.width, panel.len() / depth);
+                let valid = width.min(columns.len() - start);
+                let from = &matrix.data[(columns.start + start) * matrix.stride..];
+                transpose(from, valid, depth, matrix.stride, width, panel);
+                if valid < width {
+                    panel.chunks_exact_mut(width).for_each(|cells| cells[valid..].fill(0.0));
+                }
             }
-            if valid < width {
-                panel.chunks_exact_mut(width).for_each(|cells| cells[valid..].fill(0.0));
+            return;
+        }
+        // Row by row through all panels: long runs of memory are read, which the processor sees coming.
+        for (row, line) in matrix.data.chunks(matrix.stride).take(depth).enumerate() {
+            let mut line = &line[columns.clone()];
+            for panel in self.values.chunks_mut(self.width * depth) {
+                let width = panel.len() / depth;
+                let (now, later) = line.split_at(line.len().min(width));
+                let cells = &mut panel[row * width..][..width];
+                copy(now, cells);
+                cells[now.len()..].fill(0.0);
+                line = later;
             }
         }
+    }
+
+    /// Becomes `depth` rows in panels of full width whose values are given, of weights in any type.
+    pub(super) fn widen<T: Stored>(&mut self, values: &[T], depth: usize) {
+        (self.depth, self.columns) = (depth, values.len() / depth.max(1));
+        self.values.resize(values.len());
+        self.values.iter_mut().zip(values).for_each(|(to, from)| *to = from.wide());
+    }
+
+    /// The same, borrowed.
+    pub(super) fn view(&self) -> PanelsView<'_> {
+        PanelsView { values: &self.values, depth: self.depth, columns: self.columns, width: self.width }
     }
 
     /// Sets the first values of a row.
@@ -134,7 +177,23 @@ impl Panels {
 
     /// Adds another matrix of the same shape.
     pub(crate) fn add(&mut self, other: &Self) {
-        self.values.iter_mut().zip(&other.values).for_each(|(sum, value)| *sum += value);
+        self.values.iter_mut().zip(other.values.iter()).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+/// [`Panels`] that lie somewhere else.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PanelsView<'a> {
+    values: &'a [f32],
+    depth: usize,
+    pub(super) columns: usize,
+    width: usize,
+}
+
+impl<'a> PanelsView<'a> {
+    /// Values in panels of full width.
+    pub(super) fn of_full(arch: Arch, values: &'a [f32], depth: usize) -> Self {
+        Self { values, depth, columns: values.len() / depth.max(1), width: panel_width(arch) }
     }
 }
 
@@ -178,6 +237,23 @@ pub(crate) fn gather_product(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    // SAFETY: `out` is borrowed for this call alone.
+    unsafe { gather_product_into(arch, left, rows, segments, right.view(), bias, Shared::new(out)) }
+}
+
+/// [`gather_product`] to a result that other threads write as well.
+///
+/// # Safety
+/// No other thread may read or write the columns of `right` from each row's `to` on.
+pub(super) unsafe fn gather_product_into(
+    arch: Arch,
+    left: &[f32],
+    rows: &[Row],
+    segments: &[Segment],
+    right: PanelsView,
+    bias: Option<&[f32]>,
+    out: Shared,
+) {
     let reach = segments.iter().map(|segment| segment.start + segment.len).max().unwrap_or(0);
     // The tiles below read and write without checks; these are the checks.
     assert!(segments.iter().all(|segment| segment.right + segment.len <= right.depth), "a segment is too deep");
@@ -191,9 +267,9 @@ struct GatherProduct<'a> {
     left: &'a [f32],
     rows: &'a [Row],
     segments: &'a [Segment],
-    right: &'a Panels,
+    right: PanelsView<'a>,
     bias: Option<&'a [f32]>,
-    out: &'a mut [f32],
+    out: Shared<'a>,
 }
 
 impl WithSimd for GatherProduct<'_> {
@@ -208,7 +284,7 @@ impl WithSimd for GatherProduct<'_> {
 
 impl GatherProduct<'_> {
     #[inline(always)]
-    fn tiles<S: Simd, const MR: usize>(mut self, simd: S) {
+    fn tiles<S: Simd, const MR: usize>(self, simd: S) {
         // As many panels at a time as stay in the second-level cache while all rows pass.
         let panel = self.right.depth * self.right.width;
         let step = (CACHED / panel.max(1)).max(1) * self.right.width;
@@ -231,7 +307,7 @@ impl GatherProduct<'_> {
 
     /// Some columns of at most `MR` rows.
     #[inline(always)]
-    fn line<S: Simd, const MR: usize>(&mut self, simd: S, rows: &[Row], columns: Range<usize>) {
+    fn line<S: Simd, const MR: usize>(&self, simd: S, rows: &[Row], columns: Range<usize>) {
         let mut from = [0; MR];
         for (index, from) in from.iter_mut().enumerate() {
             // A short tile repeats its last row, and stores it once.
@@ -251,7 +327,7 @@ impl GatherProduct<'_> {
 
     #[inline(always)]
     fn tile<S: Simd, const MR: usize, const NR: usize>(
-        &mut self,
+        &self,
         simd: S,
         from: &[usize; MR],
         rows: &[Row],
@@ -285,7 +361,9 @@ impl GatherProduct<'_> {
         // Constant indices: with others, the sums would live in memory instead of registers.
         for m in 0..MR {
             if let Some(row) = rows.get(m) {
-                store(&mut self.out[row.to as usize + column..], &sums[m]);
+                // SAFETY: `gather_product_into` has checked that all columns of each row lie inside of `out`, and its caller
+                // that nobody else has them.
+                unsafe { store_to(self.out.as_mut_ptr().add(row.to as usize + column), &sums[m]) };
             }
         }
     }
@@ -407,8 +485,16 @@ unsafe fn load_from<V: pulp::bytemuck::Pod, const NR: usize>(from: *const f32) -
 #[inline(always)]
 fn store<V: pulp::bytemuck::Pod, const NR: usize>(to: &mut [f32], values: &[V; NR]) {
     assert!(size_of_val(to) >= size_of_val(values));
+    // SAFETY: just checked that all of `values` fit.
+    unsafe { store_to(to.as_mut_ptr(), values) };
+}
+
+/// # Safety
+/// All of `values` must fit at `to`.
+#[inline(always)]
+unsafe fn store_to<V: pulp::bytemuck::Pod, const NR: usize>(to: *mut f32, values: &[V; NR]) {
     for (n, value) in values.iter().enumerate() {
-        // SAFETY: just checked that all of `values` fit.
-        unsafe { to.as_mut_ptr().cast::<V>().add(n).write_unaligned(*value) };
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<V>().add(n).write_unaligned(*value) };
     }
 }

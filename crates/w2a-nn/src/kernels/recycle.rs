@@ -35,6 +35,26 @@ impl Buffer {
         buffer.resize(len, 0.0);
         Self(buffer)
     }
+
+    /// `len` zeros, and no room for more.
+    pub(crate) fn zeros(len: usize) -> Self {
+        Self(vec![0.0; len])
+    }
+
+    /// Becomes `len` values, of any content.
+    pub(crate) fn resize(&mut self, len: usize) {
+        if len <= self.0.capacity() {
+            self.0.resize(len, 0.0);
+        } else {
+            *self = Self::take(len);
+        }
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
 }
 
 impl Drop for Buffer {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use w2a_nn::{Activation, Linear, NnError, activate, tensor};
 
 use super::backbone::Features;
-use super::layers::{Tap, attend, key_bias, split_heads};
+use super::layers::{Affine, Tap, attend, key_bias, split_heads};
 use super::source::Weights;
 use super::wrong;
 
@@ -163,21 +163,21 @@ impl Mask {
 
 #[derive(Module, Debug)]
 struct AdaNorm {
-    linear: Linear,
+    linear: Affine,
 }
 
 #[derive(Module, Debug)]
 struct DitAttention {
-    to_q: Linear,
-    to_k: Linear,
-    to_v: Linear,
-    to_out: Linear,
+    to_q: Affine,
+    to_k: Affine,
+    to_v: Affine,
+    to_out: Affine,
 }
 
 #[derive(Module, Debug)]
 struct FeedForward {
-    proj: Linear,
-    out: Linear,
+    proj: Affine,
+    out: Affine,
 }
 
 #[derive(Module, Debug)]
@@ -212,8 +212,8 @@ impl DitBlock {
 
 #[derive(Module, Debug)]
 struct TimestepEmbedder {
-    linear_1: Linear,
-    linear_2: Linear,
+    linear_1: Affine,
+    linear_2: Affine,
 }
 
 #[derive(Module, Debug)]
@@ -226,8 +226,8 @@ struct TimestepEncoder {
 pub struct Dit {
     timestep_encoder: TimestepEncoder,
     transformer_blocks: Vec<DitBlock>,
-    proj_out_1: Linear,
-    proj_out_2: Linear,
+    proj_out_1: Affine,
+    proj_out_2: Affine,
     heads: usize,
     interleaved: bool,
     /// Blocks from one that attends to text to the next; 0 if no block tells text from images.
@@ -265,11 +265,11 @@ impl Dit {
         })
     }
 
-    /// Every linear layer with its name in the checkpoint.
+    /// Every linear layer with its name in the checkpoint, to be changed: packed weights are unpacked for good.
     pub fn linear_layers(&mut self) -> Vec<(String, &mut Linear)> {
         let Self { timestep_encoder, transformer_blocks, proj_out_1, proj_out_2, .. } = self;
         let TimestepEmbedder { linear_1, linear_2 } = &mut timestep_encoder.timestep_embedder;
-        let mut layers: Vec<(String, &mut Linear)> = vec![
+        let mut layers: Vec<(String, &mut Affine)> = vec![
             ("timestep_encoder.timestep_embedder.linear_1".into(), linear_1),
             ("timestep_encoder.timestep_embedder.linear_2".into(), linear_2),
         ];
@@ -287,12 +287,12 @@ impl Dit {
             layers.extend(parts.map(|(part, layer)| (format!("transformer_blocks.{index}.{part}"), layer)));
         }
         layers.extend([("proj_out_1".to_owned(), proj_out_1), ("proj_out_2".to_owned(), proj_out_2)]);
-        layers
+        layers.into_iter().filter_map(|(name, layer)| Some((name, layer.loosened()?))).collect()
     }
 
     /// The device of the parameters.
     pub(super) fn device(&self) -> Device {
-        self.proj_out_1.weight.val().device()
+        self.proj_out_1.device()
     }
 
     fn attends(&self, block: usize) -> Attends {
@@ -322,7 +322,7 @@ impl Dit {
         let temb = linear_2.forward(activate(linear_1.forward(features), Activation::Silu));
         let width = temb.dims()[1];
         let active = activate(temb.clone(), Activation::Silu);
-        let halves = |layer: &Linear| {
+        let halves = |layer: &Affine| {
             let both = layer.forward(active.clone());
             (both.clone().narrow(1, 0, width), both.narrow(1, width, width))
         };

@@ -1,10 +1,9 @@
 //! Layers that the vision tower, the language model and the action head share.
 
 use burn::module::{Module, Param};
-use burn::tensor::module::{attention, layer_norm};
-use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::NnError;
+use w2a_nn::{Linear, NnError, PackedLinear, attention};
 
 use super::source::Weights;
 
@@ -58,21 +57,69 @@ impl RmsNorm {
 
 /// `y = x W^T` without bias.
 #[derive(Module, Debug)]
-pub struct Projection {
-    /// `[output, input]`.
-    pub weight: Param<Tensor<2>>,
+pub enum Projection {
+    /// Weights `[output, input]` that may change.
+    Loose(Param<Tensor<2>>),
+    /// Weights that nothing changes.
+    Packed(PackedLinear),
 }
 
 impl Projection {
     pub(super) fn load(weights: &Weights, name: &str, input: usize, output: usize) -> Result<Self, NnError> {
-        Ok(Self { weight: weights.matrix(&format!("{name}.weight"), output, input)? })
+        let name = format!("{name}.weight");
+        Ok(match weights.packed(&name, None, [output, input])? {
+            Some(packed) => Self::Packed(packed),
+            None => Self::Loose(weights.matrix(&name, output, input)?),
+        })
     }
 
     /// `[batch, tokens, input]` → `[batch, tokens, output]`.
     pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, input] = x.dims();
-        let [output, _] = self.weight.dims();
-        w2a_nn::linear(x.reshape([batch * tokens, input]), self.weight.val(), None).reshape([batch, tokens, output])
+        let weight = match self {
+            Self::Packed(packed) => return packed.forward(x),
+            Self::Loose(weight) => weight.val(),
+        };
+        let ([batch, tokens, input], [output, _]) = (x.dims(), weight.dims());
+        w2a_nn::linear(x.reshape([batch * tokens, input]), weight, None).reshape([batch, tokens, output])
+    }
+}
+
+/// `y = x W^T + b`.
+#[derive(Module, Debug)]
+pub enum Affine {
+    /// Weights that may change.
+    Loose(Linear),
+    /// Weights that nothing changes.
+    Packed(PackedLinear),
+}
+
+impl Affine {
+    /// `[.., input]` → `[.., output]`.
+    pub(super) fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::Loose(linear) => linear.forward(x),
+            Self::Packed(packed) => packed.forward(x),
+        }
+    }
+
+    /// The layer with weights that can be changed; packed ones are unpacked for good first.
+    pub(super) fn loosened(&mut self) -> Option<&mut Linear> {
+        if let Self::Packed(packed) = self {
+            let [output, _] = packed.size();
+            let (weight, bias) = packed.unpacked();
+            let bias = bias.unwrap_or_else(|| Tensor::zeros([output], &weight.device()));
+            let frozen = Linear { weight: Param::from_tensor(weight), bias: Param::from_tensor(bias) };
+            *self = Self::Loose(frozen.no_grad());
+        }
+        if let Self::Loose(linear) = self { Some(linear) } else { None }
+    }
+
+    /// The device of the weights.
+    pub(super) fn device(&self) -> Device {
+        match self {
+            Self::Loose(linear) => linear.weight.val().device(),
+            Self::Packed(packed) => packed.device(),
+        }
     }
 }
 
@@ -86,7 +133,7 @@ pub(super) fn split_heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
 /// heads, each for a run of query heads), with `bias` added to the scores: `[batch, queries, heads * width]`.
 pub(super) fn attend(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, bias: Option<Tensor<4>>) -> Tensor<3> {
     let [batch, heads, queries, width] = query.dims();
-    let mixed = attention(query, key, value, None, bias, AttentionModuleOptions::default());
+    let mixed = attention(query, key, value, bias, None);
     mixed.swap_dims(1, 2).reshape([batch, queries, heads * width])
 }
 

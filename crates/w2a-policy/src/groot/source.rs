@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use burn::module::{Param, ParamId};
-use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
+use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
-use w2a_nn::{Array, Dtype, Linear, NnError, StateDict, WeightsFile, normal, tensor};
+use w2a_nn::{Array, Dtype, Linear, NnError, PackedLinear, StateDict, WeightsFile, normal, tensor};
+
+use super::layers::Affine;
 
 /// Rows of a matrix that are turned together.
 const BLOCK: usize = 32;
@@ -226,8 +228,7 @@ impl Weights {
     }
 
     /// The weight `[output, input]` of a linear layer. In memory it lies input by input: a product of few tokens then packs
-    /// it row by row, which is most of such a product's time. On the CPU, without gradients, bf16 stays bf16: what is
-    /// computed is the same, from half the memory.
+    /// it row by row, which is most of such a product's time.
     ///
     /// # Errors
     /// As [`Weights::rows`].
@@ -241,13 +242,7 @@ impl Weights {
                 written.iter_mut().skip(block * BLOCK).zip(values).for_each(|(to, from)| *to = *from);
             }
         }
-        let weight = if self.is_half(name) && self.device == Device::flex() {
-            // Exact: these values were bf16 before they were read.
-            let halves: Vec<bf16> = columns.into_iter().map(bf16::from_f32).collect();
-            Tensor::from_data(TensorData::new(halves, [input, output]), (&self.device, DType::BF16)).transpose()
-        } else {
-            tensor(columns, [input, output], &self.device).transpose()
-        };
+        let weight = tensor(columns, [input, output], &self.device).transpose();
         Ok(self.placed(weight.detach(), Place { name: name.into(), from: 0, count: output }))
     }
 
@@ -255,9 +250,34 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::rows`].
-    pub fn linear(&self, name: &str, input: usize, output: usize) -> Result<Linear, NnError> {
-        let weight = self.matrix(&format!("{name}.weight"), output, input)?;
-        Ok(Linear { weight, bias: self.param(&format!("{name}.bias"), [output])? })
+    pub fn linear(&self, name: &str, input: usize, output: usize) -> Result<Affine, NnError> {
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        if let Some(packed) = self.packed(&weight, Some(&bias), [output, input])? {
+            return Ok(Affine::Packed(packed));
+        }
+        Ok(Affine::Loose(Linear { weight: self.matrix(&weight, output, input)?, bias: self.param(&bias, [output])? }))
+    }
+
+    /// A linear layer packed for products, where these are the CPU's and nothing asks for gradients of weights: a product of
+    /// few tokens would spend half of its time on packing. bf16 stays bf16, which is half the memory for the same numbers.
+    ///
+    /// # Errors
+    /// As [`Weights::rows`].
+    pub(super) fn packed(
+        &self,
+        weight: &str,
+        bias: Option<&str>,
+        size @ [output, _]: [usize; 2],
+    ) -> Result<Option<PackedLinear>, NnError> {
+        if self.device != Device::flex() {
+            return Ok(None);
+        }
+        let data = self.rows(weight, &size, 0, output)?.data;
+        let bias = bias.map(|bias| self.rows(bias, &[output], 0, output)).transpose()?;
+        let bias = bias.map(|bias| tensor(bias.data, [output], &self.device));
+        let packed = PackedLinear::new(&data, size, self.is_half(weight), bias)?;
+        self.bytes.fetch_add(packed.bytes() as u64, Ordering::Relaxed);
+        Ok(Some(packed))
     }
 }
 

@@ -5,9 +5,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use serde::Deserialize;
-use w2a_nn::{Activation, Linear, NnError, activate, tensor};
+use w2a_nn::{Activation, NnError, activate, tensor};
 
-use super::layers::{Norm, Tap, attend, split_heads};
+use super::layers::{Affine, Norm, Tap, attend, split_heads};
 use super::source::Weights;
 use super::wrong;
 
@@ -83,13 +83,13 @@ impl VisionConfig {
 #[derive(Module, Debug)]
 struct Layer {
     layer_norm1: Norm,
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
+    q_proj: Affine,
+    k_proj: Affine,
+    v_proj: Affine,
+    out_proj: Affine,
     layer_norm2: Norm,
-    fc1: Linear,
-    fc2: Linear,
+    fc1: Affine,
+    fc2: Affine,
     heads: usize,
 }
 
@@ -114,7 +114,7 @@ impl Layer {
     /// `[images, patches, width]` → the same shape.
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let h = self.layer_norm1.forward(x.clone());
-        let heads = |layer: &Linear| split_heads(layer.forward(h.clone()), self.heads);
+        let heads = |layer: &Affine| split_heads(layer.forward(h.clone()), self.heads);
         let mixed = attend(heads(&self.q_proj), heads(&self.k_proj), heads(&self.v_proj), None);
         let x = x + self.out_proj.forward(mixed);
         let h = activate(self.fc1.forward(self.layer_norm2.forward(x.clone())), Activation::GeluTanh);
@@ -125,14 +125,14 @@ impl Layer {
 /// The tower and the projector.
 #[derive(Module, Debug)]
 pub struct VisionTower {
-    patch_embedding: Linear,
+    patch_embedding: Affine,
     /// `[grid * grid, width]`.
     position_embedding: burn::module::Param<Tensor<2>>,
     layers: Vec<Layer>,
     post_layernorm: Norm,
     projector_norm: Norm,
-    projector1: Linear,
-    projector2: Linear,
+    projector1: Affine,
+    projector2: Affine,
     grid: usize,
     /// Side of the square of patches that becomes one token.
     merge: usize,

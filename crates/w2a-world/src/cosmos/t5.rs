@@ -3,10 +3,8 @@
 //! The encoder of T5-11B has 4.8 billion weights and is needed for seconds. So it is never held in memory: one block is read,
 //! all prompts pass through it, and it is dropped before the next one is read.
 
-use burn::tensor::module::attention;
-use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use w2a_nn::{Activation, NnError, activate};
+use w2a_nn::{Activation, NnError, activate, attention};
 
 use super::source::{Projection, Tensors};
 
@@ -184,8 +182,7 @@ impl Block {
             layer.forward(input.clone()).reshape([prompts, words, num_heads, d_kv]).swap_dims(1, 2)
         };
         // T5 does not scale its scores.
-        let options = AttentionModuleOptions { scale: Some(1.0), ..AttentionModuleOptions::default() };
-        let mixed = attention(split(query), split(key), split(value), None, Some(bias.clone()), options);
+        let mixed = attention(split(query), split(key), split(value), Some(bias.clone()), Some(1.0));
         let x = x + output.forward(mixed.swap_dims(1, 2).reshape([prompts, words, num_heads * d_kv]));
 
         let input = self.norms[1].forward(x.clone());

@@ -1,9 +1,9 @@
 //! A transformer block of the DiT, in the two parts between which its tokens attend to each other.
 
-use burn::tensor::module::{attention, attention_fallback};
+use burn::tensor::module::attention_fallback;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{Activation, NnError, activate};
+use w2a_nn::{Activation, NnError, activate, attention};
 
 use super::{DitConfig, Tap, block_name};
 use crate::cosmos::rope::Rope;
@@ -92,7 +92,7 @@ pub(super) fn attend_in_steps([query, key, value]: [Tensor<4>; 3]) -> Tensor<4> 
 
 /// Mixes the values by how queries and keys agree.
 pub(super) fn attend([query, key, value]: [Tensor<4>; 3]) -> Tensor<4> {
-    attention(query, key, value, None, None, AttentionModuleOptions::default())
+    attention(query, key, value, None, None)
 }
 
 /// Shifts, scales and gates made from the time, through a low rank.

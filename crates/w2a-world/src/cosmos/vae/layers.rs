@@ -1,10 +1,10 @@
 //! Layers of the causal video autoencoder, which see a video piece by piece: what a convolution needs of earlier frames is
 //! kept in a [`Past`].
 
-use burn::tensor::module::{attention, conv2d, conv3d};
-use burn::tensor::ops::{AttentionModuleOptions, ConvOptions};
+use burn::tensor::module::{conv2d, conv3d};
+use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{Activation, NnError, activate};
+use w2a_nn::{Activation, NnError, activate, attention};
 
 use crate::cosmos::source::Tensors;
 
@@ -166,7 +166,7 @@ impl FrameAttention {
         let tokens = self.norm.forward(x.clone()).reshape([channels, frames, places]).permute([1, 2, 0]);
         let all = linear(tokens, &self.inputs);
         let part = |index: usize| all.clone().narrow(2, index * channels, channels).unsqueeze_dim::<4>(1);
-        let mixed = attention(part(0), part(1), part(2), None, None, AttentionModuleOptions::default());
+        let mixed = attention(part(0), part(1), part(2), None, None);
         let out = linear(mixed.reshape([frames, places, channels]), &self.output);
         out.permute([2, 0, 1]).reshape([batch, channels, frames, rows, columns]) + x
     }
