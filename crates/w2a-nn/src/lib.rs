@@ -23,7 +23,9 @@ pub use checkpoint::{Checkpoint, Unwritten, load_weights, read_state, save_weigh
 pub use device::{DEVICES, device};
 pub use error::NnError;
 pub use init::{Init, normal, uniform};
-pub use kernels::{Activation, Prepared, PreparedBlock, Stage, activate, linear, perceptron, stack};
+pub use kernels::{
+    Activation, Grid, Prepared, PreparedBlock, Stage, VideoConv, activate, linear, perceptron, stack, unit_norm,
+};
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use optim::{AdamW, AdamWConfig, NamedGradients, named_gradients};
 pub use parity::{Comparison, Fixture, Line, ParityReport, Tolerance, compare};

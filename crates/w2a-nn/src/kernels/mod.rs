@@ -1,8 +1,9 @@
-//! Kernels of our own for the CPU, where burn's are slow: convolutions with what surrounds them, perceptrons, frozen linear
-//! layers, activations.
+//! Kernels of our own for the CPU, where burn's are slow: convolutions of pictures and videos with what surrounds them,
+//! perceptrons, linear layers, norms, activations.
 //!
-//! [`stack`], [`perceptron`], [`linear`] and [`activate`] use them for f32 tensors of the `flex` backend, tracked or not; everything else falls back
-//! to burn's operations, which compute the same. The kernels are deterministic: the same bits for any number of threads.
+//! [`stack`], [`perceptron`], [`linear`] and [`activate`] use them for f32 tensors of the `flex` backend, tracked or not;
+//! [`unit_norm`] and [`VideoConv`] for those without gradients. Everything else falls back to burn's operations, which
+//! compute the same. The kernels are deterministic: the same bits for any number of threads.
 
 mod activation;
 mod block;
@@ -19,6 +20,8 @@ mod recycle;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod unit_norm;
+mod video;
 
 pub use activation::Activation;
 pub(crate) use block::BlockPlan;
@@ -27,3 +30,5 @@ pub use layer::{Stage, perceptron, stack};
 pub use linear::linear;
 pub(crate) use op::{Operand, run};
 pub use prepared::{Prepared, PreparedBlock};
+pub use unit_norm::unit_norm;
+pub use video::{Grid, VideoConv};
