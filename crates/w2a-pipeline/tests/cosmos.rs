@@ -3,11 +3,16 @@
 use std::path::Path;
 
 use w2a_pipeline::{
-    EmbedRequest, ImagineRequest, PreviewRequest, Rig, Shard, WorldSource, cosmos_settings, embed_prompts, imagine,
-    preview,
+    CosmosCompute, EmbedRequest, ImagineRequest, Imagined, PipelineError, PreviewRequest, Rig, Shard, WorldSource,
+    cosmos_settings, embed_prompts, preview,
 };
 use w2a_world::cosmos::tiny;
 use w2a_world::{LatentShape, load_imagination};
+
+/// What is said of memory is of no interest.
+fn imagine(request: &ImagineRequest) -> Result<Imagined, PipelineError> {
+    w2a_pipeline::imagine(request, &mut |_| {})
+}
 
 fn episode(folder: &Path, value: u8, prompts: &[(&str, &str)]) {
     fs_err::create_dir_all(folder).unwrap();
@@ -37,6 +42,7 @@ fn a_folder_of_episodes_is_embedded_imagined_and_shown() {
         shard: Shard { index: 0, count: 1 },
         seed: 0,
         skip_bad: false,
+        memory: None,
     };
     let error = imagine(&request).unwrap_err();
     assert!(error.is_users_mistake() && error.to_string().contains("3 prompts are not embedded"), "{error}");
@@ -57,7 +63,22 @@ fn a_folder_of_episodes_is_embedded_imagined_and_shown() {
     assert_eq!((source.model.name.as_str(), source.prompts.len(), latents.chunks()), ("cosmos", 2, 6));
     assert_eq!(latents.shape, LatentShape { channels: 16, height: 4, width: 6 });
     assert_eq!(imagine(&request).unwrap().reused, 2);
+    // What is said, and what does not fit, before anything is computed.
+    let mut said = Vec::new();
+    w2a_pipeline::imagine(&request, &mut |line| said.push(line.to_owned())).unwrap();
+    assert!(said.len() == 1 && said[0].starts_with("memory: about ") && said[0].contains("autoencoder"), "{said:?}");
+    let error = imagine(&ImagineRequest { memory: Some(1000), out: at("none"), ..request.clone() }).unwrap_err();
+    assert!(error.is_users_mistake() && error.to_string().contains("memory for imagining"), "{error}");
+    assert!(!at("none").exists());
     // Other settings are another model.
+    let mut config = cosmos_settings(&at("model")).unwrap();
+    config.dtype = CosmosCompute::Bf16;
+    let half = WorldSource::Cosmos { path: at("model"), config: Box::new(config) };
+    assert_eq!(imagine(&ImagineRequest { world: half, out: at("half"), ..request.clone() }).unwrap().made, 2);
+    let (_, rounded) = load_imagination(&at("half/b/latents.safetensors")).unwrap();
+    let largest = latents.data.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let difference = latents.data.iter().zip(&rounded.data).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference > 0.0 && difference < 0.1 * largest, "{difference} of {largest}");
     let mut config = cosmos_settings(&at("model")).unwrap();
     config.sampler.guidance = 0.0;
     let world = WorldSource::Cosmos { path: at("model"), config: Box::new(config) };

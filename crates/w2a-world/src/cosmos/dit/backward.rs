@@ -142,7 +142,7 @@ impl Differentiated<'_> {
         collect: Collect,
     ) -> Result<f32, NnError> {
         let grid = self.plain.check(&input)?;
-        let (shape, prompt, device) = (input.x.dims(), input.prompt.clone(), input.x.device());
+        let (shape, prompt, device) = (input.x.dims(), self.plain.words(&input), input.x.device());
         let (mut x, time) = self.plain.begin(input.clone(), grid, &mut |_, _| {});
         let rope = self.plain.rope(grid, &device, &mut |_, _| {});
         let (mut inputs, mut kept) = (Vec::new(), Vec::new());
