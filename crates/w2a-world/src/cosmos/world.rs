@@ -37,7 +37,8 @@ pub struct CosmosConfig {
     pub frame: [usize; 2],
     /// Latent frames of a clip, the first one included: 24 at 16 frames a second, 16 at 10.
     pub latent_frames: usize,
-    /// What the model is to keep away from; without a text, its prediction for no prompt at all.
+    /// What the model is to keep away from; without a text, its prediction for no prompt at all, an embedding of zeros. NVIDIA's
+    /// own runs have the text `_DEFAULT_NEGATIVE_PROMPT` of `examples/video2world.py`.
     pub negative_prompt: String,
     /// Seed of the noise of every clip, as in the authors' release, which has 0; without one, each clip has noise of its own.
     #[serde(skip_serializing_if = "Option::is_none")]

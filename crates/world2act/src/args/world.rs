@@ -126,8 +126,8 @@ them too. The memory that is needed is said before anything is computed. --world
 that have it; the processor's results differ a little from those in f32, and come later.
 
 Guidance leads away from the prediction for --world.negative_prompt, a text that `world embed-prompts` has to embed with T5 as it
-does the others; without one, from that for no prompt at all, for which T5 is not needed. NVIDIA's examples have a text: it is
-_DEFAULT_NEGATIVE_PROMPT in the authors' package cosmos-predict2, and belongs into cosmos.json to come near their results.
+does the others; without one, from that for no prompt at all, for which T5 is not needed. NVIDIA's own runs have a text:
+_DEFAULT_NEGATIVE_PROMPT in examples/video2world.py of cosmos-predict2 belongs into cosmos.json to come near them.
 
 --out gets the same folders with latents.safetensors and prompt.txt. Episodes that are done are not imagined again, so the
 same command continues after a kill; the latents are the same however the work is divided.
@@ -176,7 +176,7 @@ pub struct ImagineArgs {
     /// Go on without episodes whose files cannot be used; they are counted and named
     #[arg(long)]
     pub skip_bad: bool,
-    /// Memory to stay within, in GiB [default: that of the machine]
+    /// Memory for Cosmos-Predict2 to stay within, in GiB [default: that of the machine]
     #[arg(long, value_name = "GIB")]
     pub memory: Option<f64>,
 }

@@ -32,16 +32,16 @@ impl Past {
 }
 
 /// The last `count` frames of `before` and `x`, or as many as there are, in memory of their own: they outlive `x`.
-fn last_frames(before: &[Tensor<4>], x: &Tensor<4>, count: usize) -> Result<Vec<Tensor<4>>, NnError> {
+fn last_frames(before: &[Tensor<4>], x: &Tensor<4>, count: usize) -> Vec<Tensor<4>> {
     let frames = x.dims()[0];
     let older = before.len().min(count.saturating_sub(frames));
     let mut last = before.iter().skip(before.len() - older).cloned().collect::<Vec<_>>();
     for index in frames.saturating_sub(count)..frames {
         let frame = x.clone().narrow(0, index, 1);
-        let shape = frame.dims();
-        last.push(w2a_nn::tensor(w2a_nn::values(frame)?, shape, &x.device()));
+        // A sum is no view of all of `x`.
+        last.push(frame.zeros_like() + frame);
     }
-    Ok(last)
+    last
 }
 
 /// `torch.nn.Conv3d` of kernel `[time, side, side]` that looks at earlier frames only (`CausalConv3d`).
@@ -77,7 +77,7 @@ impl CausalConv {
     /// After the frames that are remembered, which are replaced by the last ones of these.
     fn after(&self, x: Tensor<4>, past: &mut Option<Vec<Tensor<4>>>) -> Result<Tensor<4>, NnError> {
         let before = past.take().unwrap_or_default();
-        *past = Some(last_frames(&before, &x, self.0.frames_before())?);
+        *past = Some(last_frames(&before, &x, self.0.frames_before()));
         self.0.forward(x, &before)
     }
 }
@@ -209,7 +209,7 @@ impl Downsample {
         let past = past.turn();
         if past.is_none() {
             // The first piece, a single frame, is only remembered.
-            *past = Some(last_frames(&[], &x, 1)?);
+            *past = Some(last_frames(&[], &x, 1));
             return Ok(x);
         }
         time.after(x, past)
