@@ -150,7 +150,7 @@ pub struct SamplingPlan {
 /// Bytes that imagining takes; measured peaks have been 0.7 to 1.0 of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SamplingEstimate {
-    /// Of both networks.
+    /// Of both networks, and of reading them.
     pub weights: u64,
     /// What a pass through the DiT holds at most.
     pub dit: u64,
@@ -158,10 +158,12 @@ pub struct SamplingEstimate {
     pub autoencoder: u64,
 }
 
-/// Values that a pass holds for each token and each unit of width, and of the perceptron's hidden width.
-const HELD_OF_WIDTH: u64 = 8;
-/// The second of them.
-const HELD_OF_HIDDEN: u64 = 3;
+/// Values that a pass holds for each token and each unit of width.
+const HELD_OF_WIDTH: u64 = 10;
+/// The same for each unit of the perceptron's hidden width.
+const HELD_OF_HIDDEN: u64 = 4;
+/// Bytes beside: the program, and what reading a tensor leaves with the allocator.
+const BESIDE: u64 = 160 << 20;
 /// Pictures of the first convolution's channels that the autoencoder holds, and remembers of earlier frames in all layers, when
 /// it encodes one frame.
 const HELD_ENCODING: u64 = 12;
@@ -183,7 +185,7 @@ impl SamplingPlan {
         let video = 4 * 3 * (4 * frames * picture[0] * picture[1]) as u64;
         let decoding = HELD_DECODING * plane + if self.tiles.is_some() { 2 * video } else { video / 4 };
         SamplingEstimate {
-            weights: self.weights + 4 * values,
+            weights: self.weights + 4 * values + BESIDE,
             dit: 4 * tokens * (HELD_OF_WIDTH * width as u64 + HELD_OF_HIDDEN * hidden as u64),
             autoencoder: if self.is_chained { decoding } else { HELD_ENCODING * plane },
         }
