@@ -168,7 +168,7 @@ const BESIDE: u64 = 160 << 20;
 /// it encodes one frame.
 const HELD_ENCODING: u64 = 12;
 /// The same when it decodes a latent to four frames.
-const HELD_DECODING: u64 = 40;
+const HELD_DECODING: u64 = 44;
 
 impl SamplingPlan {
     /// The bytes.
