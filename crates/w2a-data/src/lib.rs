@@ -27,7 +27,10 @@ pub use dataset::{
 pub use episode::{Camera, Episode, EpisodeError, Observation};
 pub use hdf5::{DemoRecord, Group, Hdf5Dataset, Hdf5Error, Hdf5Reader, Profile, libero_instruction};
 pub use inspect::{CameraReport, FeatureReport, Inspection, Problem, inspect};
-pub use layouts::{Clip, ClipLayout, ClipName, Clips, LayoutError, SkillRange, SkillRanges, WINDOW_STEPS, Window};
+pub use layouts::{
+    CaptionedVideo, CaptionedVideos, Clip, ClipLayout, ClipName, Clips, LayoutError, SkillRange, SkillRanges,
+    WINDOW_STEPS, Window,
+};
 pub use normaliser::{Normaliser, NormaliserError, NormaliserMode};
 pub use rng::stream;
 pub use source::{Source, SourceError, SourceReader};

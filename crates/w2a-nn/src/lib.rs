@@ -24,7 +24,8 @@ pub use device::{DEVICES, device};
 pub use error::NnError;
 pub use init::{Init, normal, uniform};
 pub use kernels::{
-    Activation, PackedLinear, Prepared, PreparedBlock, Stage, activate, attention, linear, perceptron, stack,
+    Activation, Grid, PackedLinear, Prepared, PreparedBlock, Stage, VideoConv, activate, attention, linear, perceptron,
+    stack, unit_norm,
 };
 pub use layers::{Conv2d, GroupNorm, LayerNorm, Linear};
 pub use optim::{AdamW, AdamWConfig, NamedGradients, named_gradients};

@@ -57,6 +57,9 @@ pub enum PipelineError {
     /// Demonstrations of any format.
     #[error(transparent)]
     Source(Box<w2a_data::SourceError>),
+    /// Videos with their prompts.
+    #[error(transparent)]
+    Layout(Box<w2a_data::LayoutError>),
     /// A conversion.
     #[error(transparent)]
     Convert(Box<ConvertError>),
@@ -125,6 +128,7 @@ impl PipelineError {
             | Self::Data(_)
             | Self::Imagine(_)
             | Self::Source(_)
+            | Self::Layout(_)
             | Self::Video(_)
             | Self::Manifest(ManifestError::Parse { .. })
             | Self::Metrics(MetricsError::Parse { .. } | MetricsError::Exists { .. })
@@ -150,6 +154,12 @@ impl PipelineError {
 impl From<w2a_data::SourceError> for PipelineError {
     fn from(error: w2a_data::SourceError) -> Self {
         Self::Source(Box::new(error))
+    }
+}
+
+impl From<w2a_data::LayoutError> for PipelineError {
+    fn from(error: w2a_data::LayoutError) -> Self {
+        Self::Layout(Box::new(error))
     }
 }
 

@@ -3,11 +3,16 @@
 use std::path::Path;
 
 use w2a_pipeline::{
-    EmbedRequest, ImagineRequest, PreviewRequest, Rig, Shard, WorldSource, cosmos_settings, embed_prompts, imagine,
-    preview,
+    CosmosCompute, EmbedRequest, ImagineRequest, Imagined, PipelineError, PreviewRequest, Rig, Shard, WorldSource,
+    cosmos_settings, embed_prompts, preview,
 };
 use w2a_world::cosmos::tiny;
 use w2a_world::{LatentShape, load_imagination};
+
+/// What is said of memory is of no interest.
+fn imagine(request: &ImagineRequest) -> Result<Imagined, PipelineError> {
+    w2a_pipeline::imagine(request, &mut |_| {})
+}
 
 fn episode(folder: &Path, value: u8, prompts: &[(&str, &str)]) {
     fs_err::create_dir_all(folder).unwrap();
@@ -37,6 +42,7 @@ fn a_folder_of_episodes_is_embedded_imagined_and_shown() {
         shard: Shard { index: 0, count: 1 },
         seed: 0,
         skip_bad: false,
+        memory: None,
     };
     let error = imagine(&request).unwrap_err();
     assert!(error.is_users_mistake() && error.to_string().contains("3 prompts are not embedded"), "{error}");
@@ -57,7 +63,25 @@ fn a_folder_of_episodes_is_embedded_imagined_and_shown() {
     assert_eq!((source.model.name.as_str(), source.prompts.len(), latents.chunks()), ("cosmos", 2, 6));
     assert_eq!(latents.shape, LatentShape { channels: 16, height: 4, width: 6 });
     assert_eq!(imagine(&request).unwrap().reused, 2);
+    // What is said, and what does not fit, before anything is computed.
+    let mut said = Vec::new();
+    w2a_pipeline::imagine(&request, &mut |line| said.push(line.to_owned())).unwrap();
+    assert!(said.len() == 1 && said[0].starts_with("memory: about ") && said[0].contains("autoencoder"), "{said:?}");
+    let error = imagine(&ImagineRequest { memory: Some(1000), out: at("none"), ..request.clone() }).unwrap_err();
+    assert!(error.is_users_mistake() && error.to_string().contains("memory for imagining"), "{error}");
+    assert!(!at("none").exists());
     // Other settings are another model.
+    let mut config = cosmos_settings(&at("model")).unwrap();
+    config.dtype = CosmosCompute::Bf16;
+    let half = WorldSource::Cosmos { path: at("model"), config: Box::new(config) };
+    assert_eq!(imagine(&ImagineRequest { world: half, out: at("half"), ..request.clone() }).unwrap().made, 2);
+    let one = |out: &str| load_imagination(&at(out).join("a/latents.safetensors")).unwrap().1.data;
+    let (whole, rounded) = (one("out"), one("half"));
+    let squares = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
+    let size = squares(&mut whole.iter().copied());
+    let error = squares(&mut whole.iter().zip(&rounded).map(|(a, b)| a - b)) / size;
+    // Guidance takes the difference of two evaluations eight times.
+    assert!(error > 0.0 && error < 0.15, "{error}");
     let mut config = cosmos_settings(&at("model")).unwrap();
     config.sampler.guidance = 0.0;
     let world = WorldSource::Cosmos { path: at("model"), config: Box::new(config) };

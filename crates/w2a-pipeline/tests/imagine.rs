@@ -6,9 +6,14 @@ use std::sync::OnceLock;
 
 use w2a_pipeline::{
     Config, ImagineRequest, Imagined, PipelineError, PreviewRequest, Request, Rig, ScenesRequest, Shard, Stage,
-    export_scenes, imagine, preview, run,
+    export_scenes, preview, run,
 };
 use w2a_world::{LatentShape, Latents, load_imagination, load_latents, save_latents};
+
+/// What is said of memory is of no interest.
+fn imagine(request: &ImagineRequest) -> Result<Imagined, PipelineError> {
+    w2a_pipeline::imagine(request, &mut |_| {})
+}
 
 /// A run of toy size whose world model is trained, and a folder of six episodes; made once for all tests.
 fn world() -> &'static (tempfile::TempDir, PathBuf, PathBuf) {
@@ -44,6 +49,7 @@ fn request(input: &Path, out: PathBuf) -> ImagineRequest {
         shard: Shard { index: 0, count: 1 },
         seed: 0,
         skip_bad: false,
+        memory: None,
     }
 }
 

@@ -6,9 +6,10 @@ mod tabletop;
 
 use std::path::{Path, PathBuf};
 
+use w2a_data::video::{Encoding, VideoWriter};
 use w2a_pipeline::{
-    Activations, CameraLayout, CosmosConfig, FlowLoss, ImagineRequest, LoraConfig, Method, Shard, WorldFinetuneRequest,
-    WorldSource, cosmos_settings, imagine, world_finetune, write_tiny_world,
+    Activations, CameraLayout, CosmosCompute, CosmosConfig, FlowLoss, ImagineRequest, LoraConfig, Method, Shard,
+    WorldFinetuneRequest, WorldSource, cosmos_settings, imagine, world_finetune, write_tiny_world,
 };
 use w2a_report::{curve, read_metrics};
 use w2a_world::load_imagination;
@@ -74,8 +75,9 @@ fn imagined(folder: &Path, path: PathBuf, config: CosmosConfig, out: &str) -> Ve
         shard: Shard { index: 0, count: 1 },
         seed: 0,
         skip_bad: false,
+        memory: None,
     };
-    assert_eq!(imagine(&request).unwrap().made, 1);
+    assert_eq!(imagine(&request, &mut |_| {}).unwrap().made, 1);
     load_imagination(&folder.join(out).join("a/latents.safetensors")).unwrap().1.data
 }
 
@@ -133,6 +135,36 @@ fn activations_make_no_difference_and_the_model_may_be_bf16() {
         assert!((whole - half).abs() <= whole.abs() / 256.0 && half.to_bits().trailing_zeros() >= 16);
     }
     assert!(file("out").keys().all(|name| name.starts_with("net.")) && file("out").len() == file("half").len());
+}
+
+#[test]
+fn videos_with_prompts_are_trained_on_in_bf16_too() {
+    let (folder, request) = prepared(Method::Full);
+    let data = folder.path().join("captioned");
+    fs_err::create_dir_all(data.join("videos")).unwrap();
+    for (name, frames) in [("long", 20), ("short", 3)] {
+        let path = data.join(format!("videos/{name}.mp4"));
+        let mut video = VideoWriter::create(&path, Encoding::H264, 48, 80, 16).unwrap();
+        (0..frames).for_each(|frame| video.push(&vec![10 * frame; 48 * 80 * 3]).unwrap());
+        video.finish().unwrap();
+    }
+    fs_err::write(data.join("metadata.csv"), "video,prompt\nlong.mp4,\"lift, then put\"\nshort.mp4,push\n").unwrap();
+    let request = WorldFinetuneRequest { data: data.clone(), steps: 3, sample_every: 0, ..request };
+    let (text, _) = run(&request).unwrap();
+    // Of 13 frames each: two of the long video, one of the short one.
+    assert!(text.contains("of 3 clips"), "{text}");
+    let loss = |out: &str| {
+        let lines = read_metrics(folder.path().join(out)).unwrap();
+        curve(&lines, "world/finetune", "loss").first().unwrap().1
+    };
+    let mut half = WorldFinetuneRequest { out: folder.path().join("half"), ..request.clone() };
+    half.config.dtype = CosmosCompute::Bf16;
+    run(&half).unwrap();
+    let (whole, rounded) = (loss("out"), loss("half"));
+    assert!(whole != rounded && (whole - rounded).abs() < 0.03 * whole, "{whole} and {rounded} in bf16");
+    fs_err::write(data.join("metadata.csv"), "video,prompt\nnone.mp4,push\n").unwrap();
+    let error = run(&WorldFinetuneRequest { out: folder.path().join("none"), ..request }).unwrap_err();
+    assert!(error.is_users_mistake() && error.to_string().contains("line 2: there is no video"), "{error}");
 }
 
 #[test]

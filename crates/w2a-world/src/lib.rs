@@ -6,6 +6,7 @@
 mod autoencoder;
 mod chain;
 pub mod cosmos;
+mod digest;
 mod flow;
 mod framed;
 mod grid;

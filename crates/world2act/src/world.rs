@@ -36,8 +36,9 @@ pub fn execute(action: &WorldAction) -> Result<String, Failure> {
                 shard: args.shard,
                 seed: args.seed,
                 skip_bad: args.skip_bad,
+                memory: args.memory.map(bytes),
             };
-            Ok(w2a_pipeline::imagine(&request)?.summary())
+            Ok(w2a_pipeline::imagine(&request, &mut say)?.summary())
         }
         WorldAction::Preview(args, world) => Ok(w2a_pipeline::preview(&PreviewRequest {
             latents: args.latents.clone(),
@@ -51,16 +52,19 @@ pub fn execute(action: &WorldAction) -> Result<String, Failure> {
         }
         WorldAction::Finetune(args, path, overrides) => {
             let request = finetune(args, path, cosmos(path, overrides)?);
-            Ok(w2a_pipeline::world_finetune(&request, &mut |line| {
-                // A terminal that is gone is no reason not to train.
-                let _ = writeln!(std::io::stderr(), "{line}");
-            })?)
+            Ok(w2a_pipeline::world_finetune(&request, &mut say)?)
         }
         WorldAction::Tiny { dir, seed } => Ok(w2a_pipeline::write_tiny_world(dir, *seed)?),
         WorldAction::Scenes(request) => {
             Ok(format!("{} scenes: {}\n", w2a_pipeline::export_scenes(request)?, request.out.display()))
         }
     }
+}
+
+/// Shows a line before hours of work.
+fn say(line: &str) {
+    // A terminal that is gone is no reason not to begin.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// The request of `world finetune`.

@@ -35,6 +35,20 @@ pub enum LayoutError {
         /// The parser's reason.
         source: serde_json::Error,
     },
+    /// A list of videos that cannot be used.
+    #[error(
+        "{}, line {line}: {what}; it has to have the columns video and prompt, and in each row a file below `videos` and \
+         what it shows",
+        file.display()
+    )]
+    Captions {
+        /// The list.
+        file: PathBuf,
+        /// Line, counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A skill that ends before it starts or after its demonstration.
     #[error(
         "{}: skill {index} of demonstration {demo} of {task:?} is steps {start} to {end}, expected {expected}; mend the \

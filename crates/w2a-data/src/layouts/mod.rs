@@ -10,12 +10,14 @@
 //!
 //! The release warns about a name that does not parse and goes on with demonstration 0; here it is an error.
 
+mod captions;
 mod clips;
 mod error;
 mod name;
 mod ranges;
 mod window;
 
+pub use captions::{CaptionedVideo, CaptionedVideos};
 pub use clips::{Clip, Clips};
 pub use error::LayoutError;
 pub use name::{ClipLayout, ClipName};

@@ -4,6 +4,7 @@
 //! multiplied; on small images that saves a third of the work.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::product::{Row, Segment};
 
@@ -39,8 +40,8 @@ struct Reach {
 }
 
 /// For each cell of the result the cells of the input it reads.
-fn inputs_of(outputs: usize, inputs: usize, kernel: usize, stride: usize, padding: usize) -> Vec<Reach> {
-    (0..outputs)
+fn inputs_of(outputs: Range<usize>, inputs: usize, kernel: usize, stride: usize, padding: usize) -> Vec<Reach> {
+    outputs
         .map(|output| {
             let taps: Vec<usize> =
                 (0..kernel).filter(|tap| (padding..inputs + padding).contains(&(output * stride + tap))).collect();
@@ -88,11 +89,24 @@ impl Layout {
 
 /// Classes of the forward product: rows are cells of `output`, taps are ordered `(ky, kx, channel)`.
 pub(crate) fn forward_classes(window: &Window, input: Layout, output: Layout, images: usize) -> Vec<Class> {
-    let axis = |axis: usize| {
-        let Window { kernel, stride, padding } = window;
-        inputs_of(output.size[axis], input.size[axis], kernel[axis], stride[axis], padding[axis])
-    };
-    classes([axis(0), axis(1)], input, output, images, window.kernel[1], |tap| tap)
+    let axes = [0, 1].map(|axis| forward_reaches(window, input, axis, 0..output.size[axis]));
+    classes(axes, input, output, images, window.kernel[1], |tap| tap)
+}
+
+/// [`forward_classes`] of some lines of one image's result; places in the result count from the first of them.
+pub(crate) fn forward_classes_of_lines(
+    window: &Window,
+    input: Layout,
+    output: Layout,
+    lines: Range<usize>,
+) -> Vec<Class> {
+    let axes = [forward_reaches(window, input, 0, lines), forward_reaches(window, input, 1, 0..output.size[1])];
+    classes(axes, input, output, 1, window.kernel[1], |tap| tap)
+}
+
+fn forward_reaches(window: &Window, input: Layout, axis: usize, outputs: Range<usize>) -> Vec<Reach> {
+    let Window { kernel, stride, padding } = window;
+    inputs_of(outputs, input.size[axis], kernel[axis], stride[axis], padding[axis])
 }
 
 /// Classes of the product that carries gradients back: rows are cells of `input`, taps are ordered
@@ -174,7 +188,7 @@ mod tests {
                 all.sort_unstable();
                 all
             };
-            let forward = pairs(inputs_of(outputs, inputs, kernel, stride, padding), true);
+            let forward = pairs(inputs_of(0..outputs, inputs, kernel, stride, padding), true);
             assert_eq!(forward, pairs(outputs_of(outputs, inputs, kernel, stride, padding), false));
             assert!(forward.iter().all(|&(output, input, tap)| output * stride + tap == input + padding));
             let mut ranks: Vec<usize> = (0..kernel).map(|tap| backward_rank(&window, tap)).collect();

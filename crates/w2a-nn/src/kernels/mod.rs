@@ -1,9 +1,9 @@
-//! Kernels of our own for the CPU, where burn's are slow: convolutions with what surrounds them, perceptrons, linear layers,
-//! attention, activations.
+//! Kernels of our own for the CPU, where burn's are slow: convolutions of pictures and videos with what surrounds them,
+//! perceptrons, linear layers, attention, norms, activations.
 //!
 //! [`stack`], [`perceptron`], [`linear`], [`attention`] and [`activate`] use them for f32 tensors of the `flex` backend, tracked
-//! or not; everything else falls back to burn's operations, which compute the same. The kernels are deterministic: the same
-//! bits for any number of threads.
+//! or not; [`unit_norm`] and [`VideoConv`] for those without gradients. Everything else falls back to burn's operations, which
+//! compute the same. The kernels are deterministic: the same bits for any number of threads.
 
 mod activation;
 mod attention;
@@ -23,6 +23,8 @@ mod shared;
 mod stack;
 #[cfg(test)]
 mod tests;
+mod unit_norm;
+mod video;
 
 pub use activation::Activation;
 pub use attention::attention;
@@ -33,3 +35,5 @@ pub use linear::linear;
 pub(crate) use op::{Operand, run};
 pub use packed::PackedLinear;
 pub use prepared::{Prepared, PreparedBlock};
+pub use unit_norm::unit_norm;
+pub use video::{Grid, VideoConv};

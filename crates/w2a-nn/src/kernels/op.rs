@@ -61,7 +61,7 @@ impl Operand {
     }
 
     /// The values, row-major in memory.
-    fn values(&self) -> FlexTensor {
+    pub(super) fn values(&self) -> FlexTensor {
         match self {
             Self::Plain(tensor) => tensor.to_contiguous(),
             Self::Tracked(tensor) => tensor.primitive().to_contiguous(),
@@ -180,7 +180,7 @@ fn on_values<R>(x: &FlexTensor, parameters: &[FlexTensor], run: impl FnOnce(&[f3
 }
 
 /// The values of a tensor, row-major: borrowed from one that lies so in memory, as all do that come here, else copied.
-fn slice(tensor: &FlexTensor) -> Cow<'_, [f32]> {
+pub(super) fn slice(tensor: &FlexTensor) -> Cow<'_, [f32]> {
     match tensor.as_slice::<f32>() {
         Some(values) => Cow::Borrowed(values),
         None => Cow::Owned(tensor.clone().into_data().iter::<f32>().collect()),

@@ -237,8 +237,22 @@ pub(crate) fn gather_product(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
+    let start = bias.map_or(Start::Zeros, Start::Bias);
     // SAFETY: `out` is borrowed for this call alone.
-    unsafe { gather_product_into(arch, left, rows, segments, right.view(), bias, Shared::new(out)) }
+    unsafe { gather(arch, left, rows, segments, right.view(), start, Shared::new(out)) }
+}
+
+/// [`gather_product`] added to what `out` holds, so that a product can be computed in parts.
+pub(crate) fn gather_product_onto(
+    arch: Arch,
+    left: &[f32],
+    rows: &[Row],
+    segments: &[Segment],
+    right: &Panels,
+    out: &mut [f32],
+) {
+    // SAFETY: `out` is borrowed for this call alone.
+    unsafe { gather(arch, left, rows, segments, right.view(), Start::Result, Shared::new(out)) }
 }
 
 /// [`gather_product`] to a result that other threads write as well.
@@ -254,13 +268,37 @@ pub(super) unsafe fn gather_product_into(
     bias: Option<&[f32]>,
     out: Shared,
 ) {
+    // SAFETY: the caller's promise.
+    unsafe { gather(arch, left, rows, segments, right, bias.map_or(Start::Zeros, Start::Bias), out) }
+}
+
+/// What a sum begins with.
+#[derive(Clone, Copy)]
+enum Start<'a> {
+    Zeros,
+    Bias(&'a [f32]),
+    /// What is there.
+    Result,
+}
+
+/// # Safety
+/// As [`gather_product_into`]; what a sum begins with has to be there.
+unsafe fn gather(
+    arch: Arch,
+    left: &[f32],
+    rows: &[Row],
+    segments: &[Segment],
+    right: PanelsView,
+    start: Start,
+    out: Shared,
+) {
     let reach = segments.iter().map(|segment| segment.start + segment.len).max().unwrap_or(0);
     // The tiles below read and write without checks; these are the checks.
     assert!(segments.iter().all(|segment| segment.right + segment.len <= right.depth), "a segment is too deep");
     assert!(rows.iter().all(|row| row.from as usize + reach <= left.len()), "a row reaches beyond the left operand");
     assert!(rows.iter().all(|row| row.to as usize + right.columns <= out.len()), "a row reaches beyond the result");
-    assert!(bias.is_none_or(|bias| bias.len() >= right.columns), "the bias is too short");
-    arch.dispatch(GatherProduct { left, rows, segments, right, bias, out });
+    assert!(!matches!(start, Start::Bias(bias) if bias.len() < right.columns), "the bias is too short");
+    arch.dispatch(GatherProduct { left, rows, segments, right, start, out });
 }
 
 struct GatherProduct<'a> {
@@ -268,7 +306,7 @@ struct GatherProduct<'a> {
     rows: &'a [Row],
     segments: &'a [Segment],
     right: PanelsView<'a>,
-    bias: Option<&'a [f32]>,
+    start: Start<'a>,
     out: Shared<'a>,
 }
 
@@ -334,9 +372,17 @@ impl GatherProduct<'_> {
         column: usize,
     ) {
         let mut sums = [[simd.splat_f32s(0.0); NR]; MR];
-        if let Some(bias) = self.bias {
-            let start: [S::f32s; NR] = load(&bias[column..]);
-            sums = [start; MR];
+        match self.start {
+            Start::Zeros => {}
+            Start::Bias(bias) => sums = [load(&bias[column..]); MR],
+            Start::Result => {
+                for m in 0..MR {
+                    if let Some(row) = rows.get(m) {
+                        // SAFETY: as where the sums are stored; `gather`'s caller has promised that they are there.
+                        sums[m] = unsafe { load_from(self.out.as_mut_ptr().add(row.to as usize + column)) };
+                    }
+                }
+            }
         }
         let panel = &self.right.values[column * self.right.depth..];
         assert!(panel.len() >= self.right.depth * NR * S::F32_LANES);

@@ -83,6 +83,8 @@ pub struct ImagineRequest {
     pub seed: u64,
     /// Whether to go on without episodes that are at fault.
     pub skip_bad: bool,
+    /// Bytes of memory to stay within; those of the machine without a number.
+    pub memory: Option<u64>,
 }
 
 /// What came of it.
@@ -116,15 +118,15 @@ impl Imagined {
     }
 }
 
-/// Imagines every episode of a shard that is not done yet.
+/// Imagines every episode of a shard that is not done yet. `announce` is told what memory is needed before anything is computed.
 ///
 /// An episode's latents depend on the model, its first frame, its prompts, the chunks, the seed and its path in the input
 /// folder: not on the order, the shard or the other episodes. A result that was made from other things is made anew.
 ///
 /// # Errors
-/// An input, a world model or a place for results that cannot be used, an episode at fault unless these are left out, a
+/// An input, a world model or a place for results that cannot be used, too little memory, an episode at fault unless these are left out, a
 /// device that fails, a full disk. What was imagined before stays.
-pub fn imagine(request: &ImagineRequest) -> Result<Imagined, PipelineError> {
+pub fn imagine(request: &ImagineRequest, announce: &mut dyn FnMut(&str)) -> Result<Imagined, PipelineError> {
     let planned = inputs::plan(&request.input)?;
     refuse_out_in_input(request)?;
     let mine = planned.into_iter().skip(request.shard.index).step_by(request.shard.count.max(1));
@@ -139,6 +141,8 @@ pub fn imagine(request: &ImagineRequest) -> Result<Imagined, PipelineError> {
     world.check_prompts(&episodes, request.rig)?;
     let chunks = request.chunks.unwrap_or(world.world().max_chunks());
     let clips = chunks.div_ceil(world.world().max_chunks().max(1)) as u64;
+    let is_chained = clips > 1 || episodes.iter().any(|episode| episode.prompts.len() > 1);
+    world.check_memory(chunks, is_chained, request.memory, announce)?;
     // How much work an episode is, counted in steps of the model.
     let weight = |episode: &Result<Episode, ImagineError>| {
         let prompts = episode.as_ref().map_or(1, |episode| episode.prompts.len() as u64);

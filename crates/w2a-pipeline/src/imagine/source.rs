@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use w2a_nn::Checkpoint;
-use w2a_world::cosmos::{Cosmos, CosmosConfig};
+use w2a_world::cosmos::memory::{SamplingPlan, gib};
+use w2a_world::cosmos::{Cosmos, CosmosConfig, Tiling};
 use w2a_world::{MiniWorld, ModelId, Rig, WorldModel};
 
 use super::error::ImagineError;
 use super::inputs::Episode;
 use crate::context::model;
+use crate::memory;
 use crate::run_world::WorldKind;
+use crate::tuning::config_error;
 use crate::world::{AUTOENCODER, FLOW};
 use crate::{Config, PipelineError, saved_config};
 
@@ -82,6 +85,40 @@ impl Opened {
         let missing = model(world.missing(prompts.iter().map(String::as_str)))?;
         let Some(first) = missing.first() else { return Ok(()) };
         Err(ImagineError::Prompts { count: missing.len(), first: (*first).to_owned() }.into())
+    }
+
+    /// Says what clips of `chunks` chunks take, and refuses what is larger than `budget` bytes, or than the machine's memory
+    /// without one. The embedded model fits everywhere.
+    ///
+    /// # Errors
+    /// Clips that do not fit; the message says what would.
+    pub fn check_memory(
+        &self,
+        chunks: usize,
+        is_chained: bool,
+        budget: Option<u64>,
+        announce: &mut dyn FnMut(&str),
+    ) -> Result<(), PipelineError> {
+        let Self::Cosmos(world) = self else { return Ok(()) };
+        let plan = model(world.sampling_plan(chunks, is_chained))?;
+        let estimate = plan.estimate();
+        let Some(limit) = memory::limit(&estimate, budget, announce).filter(|limit| estimate.total() > *limit) else {
+            return Ok(());
+        };
+        let tiling = Tiling::default();
+        let tiled = SamplingPlan { tiles: Some(tiling), ..plan }.estimate().total();
+        let [size, stride] = [tiling.size, tiling.stride];
+        let advice = match world.config().tiles {
+            None if tiled <= limit => {
+                format!("--world.tiles='{{size={size:?}, stride={stride:?}}}' takes {}", gib(tiled))
+            }
+            _ => "fewer --chunks or a smaller --world.frame".into(),
+        };
+        Err(config_error(
+            "memory for imagining",
+            format!("at most {}; {advice}", gib(limit)),
+            format!("about {estimate}"),
+        ))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Whether a training fits into memory, and if not what would.
 
-use w2a_report::Machine;
 use w2a_world::cosmos::Activations;
 use w2a_world::cosmos::memory::{MemoryPlan, Trained, gib};
 
 use crate::PipelineError;
+use crate::memory;
 use crate::tuning::config_error;
 
 /// Adapters for the suggestion to train these.
@@ -19,16 +19,10 @@ pub(super) fn check(
     budget: Option<u64>,
     announce: &mut dyn FnMut(&str),
 ) -> Result<(), PipelineError> {
-    let machine = || Machine::detect().memory_mib.map(|mib| mib << 20);
     let estimate = plan.estimate();
-    let Some(limit) = budget.or_else(machine) else {
-        announce(&format!("memory: about {estimate}; how much there is, this system does not tell"));
+    let Some(limit) = memory::limit(&estimate, budget, announce).filter(|limit| estimate.total() > *limit) else {
         return Ok(());
     };
-    announce(&format!("memory: about {estimate}; there are {}", gib(limit)));
-    if estimate.total() <= limit {
-        return Ok(());
-    }
     let fitting: Vec<String> = options(plan)
         .into_iter()
         .filter(|(_, plan)| plan.estimate().total() <= limit)

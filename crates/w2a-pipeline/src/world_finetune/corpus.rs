@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use w2a_data::Source;
 use w2a_nn::NnError;
 use w2a_report::Progress;
 use w2a_world::cosmos::{Cosmos, Tensors};
 use w2a_world::{GridVideo, Latents, Layout, ModelId, Rig, WorldModel, load_latents, save_latents};
 
+use super::footage::Footage;
 use crate::PipelineError;
 use crate::context::model;
 use crate::tuning::config_error;
@@ -47,13 +47,13 @@ pub(super) struct Corpus {
 }
 
 impl Corpus {
-    /// The clips of `source` below `cache`, encoded now where they were not.
+    /// The clips of `footage` below `cache`, encoded now where they were not.
     ///
     /// # Errors
-    /// An episode that cannot be read or has cameras that do not fit together, a failing disk.
-    pub fn prepare(source: &Source, world: &Cosmos, cut: Cut, cache: &Path) -> Result<Self, PipelineError> {
+    /// A video that cannot be read or has cameras that do not fit together, a failing disk.
+    pub fn prepare(footage: &Footage, world: &Cosmos, cut: Cut, cache: &Path) -> Result<Self, PipelineError> {
         let settings = json!({
-            "dataset": source.fingerprint()?, "frame": world.config().frame, "layout": cut.layout, "rig": cut.rig,
+            "dataset": footage.fingerprint()?, "frame": world.config().frame, "layout": cut.layout, "rig": cut.rig,
             "latent_frames": world.config().latent_frames,
         });
         let vae = model(Tensors::files(&model(world.folder().vae())?))?;
@@ -71,23 +71,15 @@ impl Corpus {
         let progress = Progress::new(&[("encode", 1.0)]);
         progress.start("encode");
         let mut corpus = Self { dir, clips: Vec::new(), digest };
-        let mut reader = source.reader();
-        for episode in 0..source.len() {
-            let found = reader.read(episode)?;
-            let prompt = cut.rig.map_or_else(|| found.instruction.clone(), |rig| rig.prompt(&found.instruction));
-            let video = model(if found.cameras.len() == 1 {
-                GridVideo::side_by_side(&found.cameras)
-            } else {
-                cut.layout.compose(&found.cameras)
-            })?;
-            drop(found);
+        for (episode, found) in footage.videos(cut).enumerate() {
+            let (prompt, video) = found?;
             corpus.add(world, episode, &prompt, &video)?;
-            progress.tick(episode as u64 + 1, source.len() as u64, &format!("{} clips", corpus.clips.len()));
+            progress.tick(episode as u64 + 1, footage.len() as u64, &format!("{} clips", corpus.clips.len()));
         }
         progress.finish("encode");
         if corpus.clips.is_empty() {
             let expected = "demonstrations with video".into();
-            return Err(config_error("--data", expected, format!("none in {}", source.path().display())));
+            return Err(config_error("--data", expected, format!("none in {}", footage.path().display())));
         }
         let text = serde_json::to_vec_pretty(&corpus.clips).unwrap_or_default();
         w2a_data::write_atomic(&index, &text).map_err(|error| PipelineError::io("writing the list of clips", error))?;

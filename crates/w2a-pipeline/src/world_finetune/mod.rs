@@ -6,6 +6,7 @@
 mod budget;
 mod corpus;
 mod export;
+mod footage;
 mod samples;
 mod trained;
 
@@ -16,7 +17,6 @@ use burn::tensor::Device;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde_json::json;
-use w2a_data::Source;
 use w2a_nn::{
     AdamWConfig, Checkpoint, Init, NamedGradients, NnError, TrainConfig, Training, named_gradients, train_by_gradients,
 };
@@ -32,6 +32,7 @@ use crate::context::model;
 use crate::imagine::embed_missing;
 use crate::tuning::{Method, TrainingLog, as_input, check_training, config_error};
 use corpus::{Corpus, Cut};
+use footage::Footage;
 use samples::Samples;
 use trained::Trainable;
 
@@ -45,7 +46,8 @@ pub struct WorldFinetuneRequest {
     pub path: PathBuf,
     /// Its settings.
     pub config: CosmosConfig,
-    /// Demonstrations with video: a LeRobot dataset (such as one of `world2act skills`) or HDF5 files.
+    /// Demonstrations with video, a LeRobot dataset (such as one of `world2act skills`) or HDF5 files; or a folder of videos with
+    /// `metadata.csv`.
     pub data: PathBuf,
     /// How several cameras become one picture.
     pub layout: Layout,
@@ -102,14 +104,14 @@ pub fn world_finetune(request: &WorldFinetuneRequest, announce: &mut dyn FnMut(&
     let device = w2a_nn::device(&request.device)?;
     let open = || model(Cosmos::open(&request.path, request.config.clone(), &device));
     let world = open()?;
-    let source = Source::open(&request.data)?;
+    let footage = Footage::open(&request.data)?;
     let plan = memory_plan(request, &world)?;
     // Of a graphics card's memory the machine's says nothing.
     if request.device == "cpu" || request.memory.is_some() {
         budget::check(&plan, request.memory, announce)?;
     }
     let cache = request.cache.clone().unwrap_or_else(|| request.out.join("latents"));
-    let corpus = Corpus::prepare(&source, &world, Cut { layout: request.layout, rig: request.rig }, &cache)?;
+    let corpus = Corpus::prepare(&footage, &world, Cut { layout: request.layout, rig: request.rig }, &cache)?;
     let mut prompts = corpus.prompts();
     if !request.config.negative_prompt.is_empty() {
         prompts.push(request.config.negative_prompt.clone());

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
-use tokenizers::Tokenizer;
 use w2a_nn::NnError;
 
 use super::folder::CosmosFolder;
-use super::prompts::{Embedding, MOST_WORDS, shortened};
+use super::prompts::Embedding;
 use super::source::Tensors;
 use super::t5::{T5Config, T5Encoder, Tokens, rename};
-use crate::store::{hex, json, update};
+use super::words::Words;
+use crate::digest::{hex, json, update};
 
 /// The text encoder of a checkpoint with its tokenizer.
 #[derive(Debug)]
@@ -21,9 +21,8 @@ pub struct PromptEncoder {
     config: T5Config,
     /// Of `config.json` and `tokenizer.json`.
     texts: [Vec<u8>; 2],
-    tokenizer: Tokenizer,
+    words: Words,
     device: Device,
-    path: PathBuf,
 }
 
 impl PromptEncoder {
@@ -44,21 +43,9 @@ impl PromptEncoder {
             got: error.to_string(),
         })?;
         config.validate()?;
-        let unreadable = |got: String| NnError::Input {
-            what: format!("tokenizer {}", path.display()),
-            expected: "the tokenizer.json of T5, as transformers saves it".into(),
-            got,
-        };
-        let mut parts: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(&texts[1]).map_err(|error| unreadable(error.to_string()))?;
-        // Nothing is decoded here, and the library panics on a decoder that it cannot read.
-        parts.insert("decoder".into(), serde_json::Value::Null);
-        let mut tokenizer = Tokenizer::from_bytes(json(&parts)?).map_err(|error| unreadable(error.to_string()))?;
-        // A prompt is never cut silently, and padding comes later.
-        tokenizer.with_truncation(None).map_err(|error| unreadable(error.to_string()))?;
-        tokenizer.with_padding(None);
+        let words = Words::read(&texts[1], &path)?;
         let tensors = Tensors::open(&weights, "the encoder of T5", |name, _| rename(name))?;
-        Ok(Self { tensors, config, texts, tokenizer, device: device.clone(), path })
+        Ok(Self { tensors, config, texts, words, device: device.clone() })
     }
 
     /// SHA-256 of what tells this encoder from another: its settings, its tokenizer, the shapes of its tensors and the values
@@ -89,17 +76,7 @@ impl PromptEncoder {
     /// # Errors
     /// A prompt without words, or with more than the network takes.
     pub fn words(&self, prompt: &str) -> Result<Vec<u32>, NnError> {
-        let wrong = |got: String| NnError::Input {
-            what: format!("prompt {:?}", shortened(prompt)),
-            expected: format!("1 to {MOST_WORDS} words and parts of words of the tokenizer {}", self.path.display()),
-            got,
-        };
-        let encoded = self.tokenizer.encode(prompt, true).map_err(|error| wrong(error.to_string()))?;
-        let words = encoded.get_ids();
-        if !(1..=MOST_WORDS).contains(&words.len()) {
-            return Err(wrong(format!("{}; shorten it", words.len())));
-        }
-        Ok(words.to_vec())
+        self.words.of(prompt)
     }
 
     /// Embeds prompts, all of them with one reading of the weights; `each` is told how many of how many blocks are done.

@@ -5,6 +5,7 @@
 //! `source` finds under the authors' names or those of diffusers (`names`). `flow` is the loss that a DiT is fine-tuned with, on
 //! latents and embedded prompts alone.
 
+mod compute;
 mod dit;
 mod embed;
 mod flow;
@@ -16,14 +17,17 @@ pub mod parity;
 mod prompts;
 mod rope;
 mod sampler;
+mod shards;
 mod source;
 mod t5;
 pub mod tiny;
 mod train_parity;
 mod vae;
 mod weights;
+mod words;
 mod world;
 
+pub use compute::Compute;
 pub use dit::{Activations, Differentiated, Dit, DitConfig, DitInput, DitOptions};
 pub use embed::PromptEncoder;
 pub use flow::{FlowLoss, LossWeight, NoisyClip};

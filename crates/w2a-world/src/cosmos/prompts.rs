@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use sha2::{Digest, Sha256};
 use w2a_nn::NnError;
 
-use crate::store::{hex, json, update};
+use crate::digest::{hex, json, update};
 
 /// The only key of the files' metadata.
 const METADATA: &str = "world2act.prompt";
@@ -28,11 +27,11 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// As the network sees it: `[1, 512, width]`, zeros behind the words.
-    pub fn padded(&self, device: &Device) -> Tensor<3> {
+    /// As the network sees it: `[512, width]`, zeros behind the words.
+    pub fn padded(&self) -> Vec<f32> {
         let mut data = self.data.clone();
         data.resize(MOST_WORDS * self.width, 0.0);
-        w2a_nn::tensor(data, [1, MOST_WORDS, self.width], device)
+        data
     }
 }
 
@@ -154,7 +153,6 @@ pub(crate) fn shortened(prompt: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
     use proptest::prelude::*;
 
     use super::{Embedding, MOST_WORDS, PromptStore, shortened};
@@ -171,7 +169,7 @@ mod tests {
         store.put("lift it", "t5", &embedding()).unwrap();
         assert_eq!(store.get("lift it").unwrap(), Some((embedding(), "t5".into())));
         assert_eq!(store.get("lift it ").unwrap(), None);
-        let padded = w2a_nn::values(embedding().padded(&Device::flex())).unwrap();
+        let padded = embedding().padded();
         assert_eq!(padded.len(), MOST_WORDS * 3);
         assert!(padded[..6] == embedding().data && padded[6..].iter().all(|value| *value == 0.0));
     }

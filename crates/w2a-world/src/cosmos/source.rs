@@ -2,7 +2,8 @@
 //! of diffusers.
 //!
 //! Opening reads names and shapes; a tensor is read when it is asked for, and only then. Weights that are stored as bf16 stay
-//! so in memory, which loses nothing and takes half of it; products are computed in f32.
+//! so in memory where the device has bf16, which loses nothing and takes half of it; products are computed in what their
+//! other operand is.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,11 +11,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{DType, Device, Tensor, TensorData, bf16};
 use w2a_nn::{Array, Dtype, NnError, StateDict, WeightsFile, linear};
 
-/// Names of shards by tensors, as `transformers` and `diffusers` write them.
-#[derive(serde::Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
+use super::compute::has_bf16;
+use super::shards::shards;
 
 #[derive(Debug)]
 enum Store {
@@ -139,7 +137,7 @@ impl Tensors {
         }
     }
 
-    /// Reads a tensor; bf16 stays bf16, everything else becomes f32.
+    /// Reads a tensor; bf16 stays bf16 on a device that has it, everything else becomes f32.
     ///
     /// # Errors
     /// No such tensor, another shape, or a file that fails while it is read.
@@ -163,7 +161,7 @@ impl Tensors {
                 got: format!("{got:?}; the checkpoint belongs to a model of another size"),
             });
         }
-        if is_half {
+        if is_half && has_bf16(device) {
             // Exact: these values were bf16 before they were read.
             let halves: Vec<bf16> = data.into_iter().map(bf16::from_f32).collect();
             return Ok(Tensor::from_data(TensorData::new(halves, shape), (device, DType::BF16)));
@@ -186,40 +184,6 @@ impl Tensors {
     pub fn projection(&self, name: &str, shape: [usize; 2], device: &Device) -> Result<Projection, NnError> {
         Ok(Projection { weight: self.stored(name, shape, device)?, change: None })
     }
-}
-
-/// The files of an index, each once.
-fn shards(index: &Path) -> Result<Vec<PathBuf>, NnError> {
-    let text = fs_err::read(index).map_err(|source| NnError::Io { action: "opening weights", source })?;
-    let wrong = |got: String| NnError::Input {
-        what: format!("index of weights {}", index.display()),
-        expected: "weight_map with the shard of every tensor".into(),
-        got,
-    };
-    let map: Index = serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
-    let names: std::collections::BTreeSet<&String> = map.weight_map.values().collect();
-    let folder = index.parent().unwrap_or(Path::new("."));
-    let mut files = Vec::new();
-    for name in &names {
-        // A shard lies beside its index; anything else is a mistake or an attempt to read other files.
-        if Path::new(name).file_name().is_none_or(|file| file != name.as_str()) {
-            return Err(wrong(format!("a shard called {name:?}, which is no file name")));
-        }
-        let path = folder.join(name);
-        if !path.is_file() {
-            let missing = names.iter().filter(|name| !folder.join(name).is_file()).count();
-            return Err(NnError::Input {
-                what: format!("shard {}", path.display()),
-                expected: format!("a file: {} lists it", index.display()),
-                got: format!("none; {missing} of {} shards are missing, copy them too", names.len()),
-            });
-        }
-        files.push(path);
-    }
-    if files.is_empty() {
-        return Err(wrong("no tensor".into()));
-    }
-    Ok(files)
 }
 
 /// `y = x W^T` without a bias, as `torch.nn.Linear(bias=False)`, and with a change of low rank where one is trained.
@@ -297,18 +261,24 @@ impl Projection {
         Err(NnError::Shape { name: format!("{name} of a layer"), got: got.to_vec(), expected: self.size().to_vec() })
     }
 
-    /// `[.., in]` → `[.., out]`, in f32.
+    /// `[.., in]` → `[.., out]`, in f32 or bf16, as the input is.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let mut shape = x.dims();
         let [output, input] = self.weight.dims();
         shape[D - 1] = output;
-        let weight = self.weight.clone();
+        let dtype = x.dtype();
         let x = x.reshape([-1, input as isize]);
+        let product = |x: Tensor<2>| match dtype {
+            // Gradients of a weight that is trained in f32 pass the cast.
+            DType::BF16 => x.matmul(self.weight.clone().cast(dtype).transpose()),
+            _ => linear(x, self.weight.clone(), None),
+        };
         let y = match &self.change {
-            None => linear(x, weight, None),
+            None => product(x),
             Some(LowRank { a, b, scale }) => {
-                let change = x.clone().matmul(a.clone().transpose()).matmul(b.clone().transpose()) * *scale;
-                linear(x, weight, None) + change
+                let factor = |factor: &Tensor<2>| factor.clone().cast(dtype).transpose();
+                let change = x.clone().matmul(factor(a)).matmul(factor(b)) * *scale;
+                product(x) + change
             }
         };
         y.reshape(shape)

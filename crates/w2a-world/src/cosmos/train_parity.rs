@@ -155,7 +155,9 @@ mod tests {
 
     use super::{Leaves, cosmos_train};
     use crate::cosmos::tiny::{DitSizes, random_dit};
-    use crate::cosmos::{Activations, Differentiated, Dit, DitOptions, FlowLoss, NoisyClip, RopeRatios, Tensors};
+    use crate::cosmos::{
+        Activations, Compute, Differentiated, Dit, DitOptions, FlowLoss, NoisyClip, RopeRatios, Tensors,
+    };
 
     #[test]
     fn a_training_step_agrees_with_pytorch() {
@@ -174,28 +176,40 @@ mod tests {
         let tensors = Tensors::of_state(random_dit(&sizes, 1), |name| name.strip_prefix("net.").map(str::to_owned));
         let rope = RopeRatios { time: 1.0, height: 3.0, width: 3.0 };
         let options = DitOptions { rope, patch: 2, patch_frames: 1, has_padding_mask: true };
-        let dit = Dit::load(&tensors, options, &device, |_, _| {}).unwrap();
-        let (mut tracked, mut leaves) = (dit.clone(), Leaves::default());
-        for (name, layer) in tracked.layers() {
-            let leaf = leaves.add(name, &layer.merged());
-            layer.replace(leaf).unwrap();
-        }
+        let plain = Dit::load(&tensors, options, &device, |_, _| {}).unwrap();
         let shape = [16, 3, 4, 6];
         let clean = w2a_nn::normal(&mut w2a_data::stream(0, "clean"), shape.iter().product());
         let prompt = w2a_nn::tensor(w2a_nn::normal(&mut w2a_data::stream(0, "prompt"), 4 * 8), [1, 4, 8], &device);
         let config = FlowLoss { prompt_dropout: 0.0, ..FlowLoss::default() };
         let clip = NoisyClip::draw(&clean, shape, prompt, &config, &mut w2a_data::stream(0, "draw"));
-        let run = |activations| {
-            let network = Differentiated { plain: &dit, tracked: &tracked, activations, through_time: true };
-            let mut found = Vec::new();
-            let loss = clip.loss(&network, &config, &device, &mut |all| leaves.found(all, &mut found)).unwrap();
-            (loss.to_bits(), found)
+        let of = |compute| {
+            let dit = plain.clone().computing(compute);
+            let (mut tracked, mut leaves) = (dit.clone(), Leaves::default());
+            for (name, layer) in tracked.layers() {
+                let leaf = leaves.add(name, &layer.merged());
+                layer.replace(leaf).unwrap();
+            }
+            let run = |activations| {
+                let network = Differentiated { plain: &dit, tracked: &tracked, activations, through_time: true };
+                let mut found = Vec::new();
+                let loss = clip.loss(&network, &config, &device, &mut |all| leaves.found(all, &mut found)).unwrap();
+                (loss, found)
+            };
+            let (kept, again) = (run(Activations::Keep), run(Activations::Recompute));
+            assert_eq!(kept.1.len(), leaves.two.len());
+            assert!(kept.1.iter().all(|(_, gradient)| gradient.iter().any(|value| *value != 0.0)));
+            assert!(kept == again);
+            // The graph of one pass does not leak into the next.
+            assert!(again == run(Activations::Recompute));
+            again
         };
-        let (kept, again) = (run(Activations::Keep), run(Activations::Recompute));
-        assert_eq!(kept.1.len(), leaves.two.len());
-        assert!(kept.1.iter().all(|(_, gradient)| gradient.iter().any(|value| *value != 0.0)));
-        assert!(kept == again);
-        // The graph of one pass does not leak into the next.
-        assert!(again == run(Activations::Recompute));
+        let (full, half) = (of(Compute::F32), of(Compute::Bf16));
+        assert!((full.0 - half.0).abs() < 0.02 * full.0, "{} and {} in bf16", full.0, half.0);
+        // Gradients of weights in f32 through activations in bf16 have the same direction.
+        for ((name, full), (_, half)) in full.1.iter().zip(&half.1) {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+            let cosine = dot(full, half) / (dot(full, full) * dot(half, half)).sqrt();
+            assert!(cosine > 0.99, "{name}: {cosine}");
+        }
     }
 }

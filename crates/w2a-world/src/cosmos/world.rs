@@ -9,8 +9,10 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use w2a_nn::NnError;
 
+use super::compute::Compute;
 use super::dit::{Dit, DitConfig, DitOptions};
 use super::folder::CosmosFolder;
+use super::memory::SamplingPlan;
 use super::names::{self, Weighting};
 use super::prompts::{PromptStore, shortened};
 use super::rope::RopeRatios;
@@ -38,7 +40,8 @@ pub struct CosmosConfig {
     pub frame: [usize; 2],
     /// Latent frames of a clip, the first one included: 24 at 16 frames a second, 16 at 10.
     pub latent_frames: usize,
-    /// What the model is to keep away from; without a text, its prediction for no prompt at all.
+    /// What the model is to keep away from; without a text, its prediction for no prompt at all, an embedding of zeros. NVIDIA's
+    /// own runs have the text `_DEFAULT_NEGATIVE_PROMPT` of `examples/video2world.py`.
     pub negative_prompt: String,
     /// Seed of the noise of every clip, as in the authors' release, which has 0; without one, each clip has noise of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,6 +52,9 @@ pub struct CosmosConfig {
     /// How positions are stretched, where the size of the model does not say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rope: Option<RopeRatios>,
+    /// What the DiT computes in. A model in bf16 is another one for caches.
+    #[serde(skip_serializing_if = "Compute::is_default")]
+    pub dtype: Compute,
     /// Encode and decode in tiles, which takes less memory and changes the result a little.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tiles: Option<Tiling>,
@@ -67,6 +73,7 @@ impl Default for CosmosConfig {
             negative_prompt: String::new(),
             noise_seed: None,
             prompts: None,
+            dtype: Compute::F32,
             tiles: None,
             sampler: SamplerConfig::default(),
         }
@@ -132,9 +139,10 @@ impl Cosmos {
     /// The model in `dir`; finds its files and reads none of its weights.
     ///
     /// # Errors
-    /// Settings out of range, or a folder without a DiT or an autoencoder.
+    /// Settings out of range or bf16 on a device without, or a folder without a DiT or an autoencoder.
     pub fn open(dir: &Path, config: CosmosConfig, device: &Device) -> Result<Self, NnError> {
         config.validate()?;
+        config.dtype.check(device)?;
         let folder = CosmosFolder::open(dir)?;
         folder.dit(config.checkpoint.as_deref())?;
         folder.vae()?;
@@ -215,13 +223,31 @@ impl Cosmos {
         Ok((tensors, options))
     }
 
+    /// What imagining clips of `chunks` chunks takes; reads no weights. `is_chained` as in [`SamplingPlan`].
+    ///
+    /// # Errors
+    /// As [`Self::dit_tensors`], and those of the file of the autoencoder.
+    pub fn sampling_plan(&self, chunks: usize, is_chained: bool) -> Result<SamplingPlan, NnError> {
+        let (tensors, options) = self.dit_tensors()?;
+        let vae = self.vae_tensors()?;
+        let shape = self.latent_shape();
+        Ok(SamplingPlan {
+            dit: DitConfig::of(&tensors, options)?,
+            weights: tensors.totals().1,
+            autoencoder: (vae.totals().0, VaeConfig::wan(&vae)?.width),
+            latents: [1 + chunks.min(self.max_chunks()), shape.height, shape.width],
+            tiles: self.config.tiles,
+            is_chained,
+        })
+    }
+
     /// Reads the DiT, which is not kept; `each` is told how many of how many blocks are read.
     ///
     /// # Errors
     /// As [`Self::dit_tensors`], and tensors that are missing or of another size.
     pub fn read_dit(&self, each: impl FnMut(usize, usize)) -> Result<Dit, NnError> {
         let (tensors, options) = self.dit_tensors()?;
-        Dit::load(&tensors, options, &self.device, each)
+        Ok(Dit::load(&tensors, options, &self.device, each)?.computing(self.config.dtype))
     }
 
     fn dit(&self) -> Result<&Dit, NnError> {
@@ -232,12 +258,16 @@ impl Cosmos {
         Ok(self.dit.get_or_init(|| dit))
     }
 
+    fn vae_tensors(&self) -> Result<Tensors, NnError> {
+        let what = "the video autoencoder of Wan 2.1, by the names of its authors or of diffusers";
+        Tensors::open(&self.folder.vae()?, what, |name, _| names::vae(name, WAN_BLOCKS))
+    }
+
     fn vae(&self) -> Result<&Vae, NnError> {
         if let Some(vae) = self.vae.get() {
             return Ok(vae);
         }
-        let what = "the video autoencoder of Wan 2.1, by the names of its authors or of diffusers";
-        let tensors = Tensors::open(&self.folder.vae()?, what, |name, _| names::vae(name, WAN_BLOCKS))?;
+        let tensors = self.vae_tensors()?;
         let vae = Vae::load(&tensors, VaeConfig::wan(&tensors)?, &self.device)?.with_tiling(self.config.tiles)?;
         Ok(self.vae.get_or_init(|| vae))
     }
@@ -256,7 +286,9 @@ impl Cosmos {
             got,
         };
         match self.prompts.get(prompt)? {
-            Some((embedding, _)) if embedding.width == width => Ok(embedding.padded(&self.device)),
+            Some((embedding, _)) if embedding.width == width => {
+                Ok(w2a_nn::tensor(embedding.padded(), [1, super::prompts::MOST_WORDS, width], &self.device))
+            }
             Some((embedding, _)) => {
                 Err(wrong(format!("words of width {width}, as the DiT wants them"), embedding.width.to_string()))
             }

@@ -121,7 +121,13 @@ with prompt.txt (one for all). Skills are imagined one after the other, each fro
 The world model is that of a run (--world), or Cosmos-Predict2: --world.kind=cosmos --world.path=DIR with the folder of its
 checkpoint, which `world embed-prompts` has to have seen the prompts for. Its settings are --world.frame=[rows,columns],
 --world.latent_frames, --world.sampler.steps, --world.sampler.guidance, --world.negative_prompt, --world.noise_seed,
---world.checkpoint, --world.weights, --world.prompts and --world.rope; cosmos.json in DIR may hold them too.
+--world.checkpoint, --world.weights, --world.dtype, --world.tiles, --world.prompts and --world.rope; cosmos.json in DIR may hold
+them too. The memory that is needed is said before anything is computed. --world.dtype=bf16 computes as the authors do, on devices
+that have it; the processor's results differ a little from those in f32, and come later.
+
+Guidance leads away from the prediction for --world.negative_prompt, a text that `world embed-prompts` has to embed with T5 as it
+does the others; without one, from that for no prompt at all, for which T5 is not needed. NVIDIA's own runs have a text:
+_DEFAULT_NEGATIVE_PROMPT in examples/video2world.py of cosmos-predict2 belongs into cosmos.json to come near them.
 
 --out gets the same folders with latents.safetensors and prompt.txt. Episodes that are done are not imagined again, so the
 same command continues after a kill; the latents are the same however the work is divided.
@@ -170,6 +176,9 @@ pub struct ImagineArgs {
     /// Go on without episodes whose files cannot be used; they are counted and named
     #[arg(long)]
     pub skip_bad: bool,
+    /// Memory for Cosmos-Predict2 to stay within, in GiB [default: that of the machine]
+    #[arg(long, value_name = "GIB")]
+    pub memory: Option<f64>,
 }
 
 /// `world preview`.

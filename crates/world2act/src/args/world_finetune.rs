@@ -11,8 +11,10 @@ use super::world::rigs;
 pub const FINETUNE_HELP: &str = "\
 Needs --world.kind=cosmos --world.path=DIR with the folder of a checkpoint; its settings are those of `world imagine`, of which
 --world.frame and --world.latent_frames also say what is trained on. --data is a LeRobot dataset, such as `world2act skills`
-writes, or HDF5 demonstrations; the instruction of an episode is its prompt. Episodes longer than a clip are several clips,
-shorter ones are held on their last frame. Videos are encoded once, and prompts embedded once.
+writes, or HDF5 demonstrations, whose instructions are the prompts; or a folder with metadata.csv (video,prompt) beside videos/
+with the mp4 files, as in the release of the method. Prompts are embedded with T5 unless they were before. Episodes longer than a
+clip are several clips, shorter ones are held on their last frame. Videos are encoded once, and prompts embedded once.
+--world.dtype=bf16 computes in bf16 on devices that have it; what is trained stays f32.
 
 --out gets the log, checkpoints, samples (what happened beside what was imagined), with LoRA the adapter in PEFT's form, and
 model, a folder for --world.path with the tuned network. The memory that is needed is said before anything is computed.
@@ -39,7 +41,7 @@ pub enum Tuned {
 /// `world finetune`.
 #[derive(Clone, Debug, Args)]
 pub struct WorldFinetuneArgs {
-    /// Demonstrations with video: a LeRobot dataset, an HDF5 file, or a folder of HDF5 files
+    /// Demonstrations with video: a LeRobot dataset, an HDF5 file, a folder of HDF5 files, or one with metadata.csv and videos
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
     /// Folder for the model, the log, samples and the training's checkpoints
@@ -87,7 +89,8 @@ pub struct WorldFinetuneArgs {
     /// Updates of linear warm-up, before half a cosine [default: a tenth of --steps, at most 1000]
     #[arg(long, value_name = "N")]
     pub warmup: Option<usize>,
-    /// Decay of the moving average of what is trained, which is what comes out; 0 for none
+    /// Decay of the moving average of what is trained, which is what comes out: it looks back over 1 / (1 - X) updates; 0 for
+    /// none
     #[arg(long, value_name = "X", default_value_t = 0.999)]
     pub ema: f32,
     /// Imagine and decode a few clips after every N updates and at the end; 0 for never

@@ -5,7 +5,7 @@
 //! the 37,440 tokens of a clip would be 90 GB. Whether activations are kept or computed again makes no difference to any
 //! bit, since the parts and the order of their sums are the same.
 
-use burn::tensor::{Gradients, Tensor};
+use burn::tensor::{DType, Gradients, Tensor};
 use w2a_nn::NnError;
 
 use super::block::{Before, Block, Time, attend, attend_in_steps};
@@ -56,7 +56,8 @@ fn gradient<const D: usize>(x: &Tensor<D>, gradients: &Gradients) -> Tensor<D> {
 
 /// The scalar whose gradient is that of `x`, given the gradient of the result.
 fn pulled<const D: usize>(x: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
-    (x * gradient).sum()
+    // In f32 whatever they are, so that several can be added.
+    (x * gradient).sum().cast(DType::F32)
 }
 
 /// Takes the gradients of parameters.
@@ -142,7 +143,7 @@ impl Differentiated<'_> {
         collect: Collect,
     ) -> Result<f32, NnError> {
         let grid = self.plain.check(&input)?;
-        let (shape, prompt, device) = (input.x.dims(), input.prompt.clone(), input.x.device());
+        let (shape, prompt, device) = (input.x.dims(), self.plain.words(&input), input.x.device());
         let (mut x, time) = self.plain.begin(input.clone(), grid, &mut |_, _| {});
         let rope = self.plain.rope(grid, &device, &mut |_, _| {});
         let (mut inputs, mut kept) = (Vec::new(), Vec::new());

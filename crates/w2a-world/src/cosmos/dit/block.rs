@@ -2,7 +2,7 @@
 
 use burn::tensor::module::attention_fallback;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use w2a_nn::{Activation, NnError, activate, attention};
 
 use super::{DitConfig, Tap, block_name};
@@ -63,11 +63,13 @@ impl Attention {
         let words = context.dims()[1];
         let split = |x: Tensor<3>, tokens: usize| x.reshape([batch, tokens, self.heads, width / self.heads]);
         let turn = |x: Tensor<4>, norm: &RmsNorm| {
-            let x = norm.forward(x).swap_dims(1, 2);
-            match rope {
+            let dtype = x.dtype();
+            let x = norm.forward(x.cast(DType::F32)).swap_dims(1, 2);
+            let x = match rope {
                 Some(rope) => rope.rotate(x),
                 None => x,
-            }
+            };
+            x.cast(dtype)
         };
         let query = turn(split(self.query.forward(x), tokens), &self.query_norm);
         let key = turn(split(self.key.forward(context.clone()), words), &self.key_norm);
@@ -135,11 +137,19 @@ pub(super) struct Time {
     pub shared: Tensor<3>,
 }
 
-/// `layer_norm(x) * (1 + scale) + shift`, eps 1e-6: `x` `[batch, frames, places, width]`.
+/// `layer_norm(x) * (1 + scale) + shift`, eps 1e-6, computed in f32: `x` `[batch, frames, places, width]`.
 pub(super) fn modulate(x: Tensor<4>, shift: Tensor<4>, scale: Tensor<4>) -> Tensor<4> {
+    let dtype = x.dtype();
+    let x = x.cast(DType::F32);
     let centred = x.clone() - x.mean_dim(3);
     let spread = (centred.clone().square().mean_dim(3) + 1e-6).sqrt();
-    centred / spread * (scale + 1.0) + shift
+    (centred / spread * (scale + 1.0) + shift).cast(dtype)
+}
+
+/// `x + gate * change`, with the gate rounded to what the others are.
+fn gated(x: Tensor<4>, gate: Tensor<4>, change: Tensor<4>) -> Tensor<4> {
+    let gate = gate.cast(x.dtype());
+    x + gate * change
 }
 
 /// A transformer block: attention over tokens, attention to words, perceptron, each modulated and gated by the time.
@@ -212,18 +222,18 @@ impl Block {
         let shape @ [batch, frames, places, width] = x.dims();
         let attended = self.own.1.outputs(mixed);
         tap(&format!("{name}.self_attn"), attended.clone().flatten(0, -1));
-        let x = x + gate * attended.reshape(shape);
+        let x = gated(x, gate, attended.reshape(shape));
 
         let [shift, scale, gate] = self.words.0.forward(time);
         let input = modulate(x.clone(), shift, scale).reshape([batch, frames * places, width]);
         let attended = self.words.1.outputs(to_words(self.words.1.inputs(input, prompt.clone(), None)));
         tap(&format!("{name}.cross_attn"), attended.clone().flatten(0, -1));
-        let x = x + gate * attended.reshape(shape);
+        let x = gated(x, gate, attended.reshape(shape));
 
         let (modulation, up, down) = &self.perceptron;
         let [shift, scale, gate] = modulation.forward(time);
         let hidden = activate(up.forward(modulate(x.clone(), shift, scale)), Activation::Gelu);
-        let x = x + gate * down.forward(hidden);
+        let x = gated(x, gate, down.forward(hidden));
         tap(name, x.clone().flatten(0, -1));
         x
     }

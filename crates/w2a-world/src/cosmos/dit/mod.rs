@@ -8,13 +8,14 @@ mod backward;
 mod block;
 mod parts;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use w2a_nn::{Activation, NnError, activate};
 
 pub(crate) use backward::MOST_SCORES;
 pub use backward::{Activations, Differentiated};
 use block::{Block, Modulation, RmsNorm, Time, modulate};
 
+use super::compute::Compute;
 use super::rope::{Rope, RopeRatios, SMALLEST_HEAD, angles};
 use super::source::{Projection, Tensors};
 
@@ -150,6 +151,7 @@ pub struct Dit {
     time: (Projection, Projection, RmsNorm),
     blocks: Vec<Block>,
     last: (Modulation, Projection),
+    compute: Compute,
 }
 
 impl Dit {
@@ -185,7 +187,13 @@ impl Dit {
                 Modulation::load(tensors, "final_layer.adaln_modulation", &config, 2, device)?,
                 tensors.projection("final_layer.linear.weight", [channels * patch, width], device)?,
             ),
+            compute: Compute::F32,
         })
+    }
+
+    /// The same network with activations in `compute`, which its device has to have.
+    pub fn computing(self, compute: Compute) -> Self {
+        Self { compute, ..self }
     }
 
     /// Its sizes.
@@ -193,19 +201,24 @@ impl Dit {
         &self.config
     }
 
-    /// The network's output, of the shape of the latents; `tap` sees what is between.
+    /// The network's output in f32, of the shape of the latents; `tap` sees what is between.
     ///
     /// # Errors
     /// Shapes that do not fit.
     pub fn forward(&self, input: DitInput, tap: Tap) -> Result<Tensor<5>, NnError> {
         let grid = self.check(&input)?;
-        let (shape, prompt, device) = (input.x.dims(), input.prompt.clone(), input.x.device());
+        let (shape, prompt, device) = (input.x.dims(), self.words(&input), input.x.device());
         let (mut x, time) = self.begin(input, grid, &mut *tap);
         let rope = self.rope(grid, &device, &mut *tap);
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, &time, &prompt, &rope, &format!("block.{index}"), &mut *tap);
         }
         Ok(self.end(x, &time, shape, tap))
+    }
+
+    /// The embedded words, as they are computed with.
+    fn words(&self, input: &DitInput) -> Tensor<3> {
+        input.prompt.clone().cast(self.compute.dtype())
     }
 
     /// Tokens `[batch, frames, places, width]` and what is known of the time.
@@ -223,7 +236,7 @@ impl Dit {
         let patches: Tensor<8> = Tensor::cat(parts, 1).reshape([batch, inputs, frames, r, rows, p, columns, p]);
         let patches =
             patches.permute([0, 2, 4, 6, 1, 3, 5, 7]).reshape([batch, frames, rows * columns, inputs * r * p * p]);
-        let x = self.patch.forward(patches);
+        let x = self.patch.forward(patches.cast(self.compute.dtype()));
         tap("x_embedder", x.clone().flatten(0, -1));
 
         let (first, second, norm) = &self.time;
@@ -253,7 +266,7 @@ impl Dit {
         let (frames, rows, columns) = (latent_frames / r, height / p, latent_width / p);
         let (modulation, linear) = &self.last;
         let [shift, scale] = modulation.forward(time);
-        let x = linear.forward(modulate(x, shift, scale));
+        let x = linear.forward(modulate(x, shift, scale)).cast(DType::F32);
         tap("final_layer", x.clone().flatten(0, -1));
         // Patches of [rows, columns, frames, channels].
         let x: Tensor<8> = x.reshape([batch, frames, rows, columns, p, p, r, channels]);

@@ -1,17 +1,15 @@
 //! Layers of the causal video autoencoder, which see a video piece by piece: what a convolution needs of earlier frames is
-//! kept in a [`Past`].
+//! kept in a [`Past`]. Values lie channels-last, `[frames, rows, columns, channels]`, of one video.
 
-use burn::tensor::module::{conv2d, conv3d};
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{Activation, NnError, activate, attention};
+use w2a_nn::{Activation, Grid, NnError, VideoConv, attention, unit_norm};
 
 use crate::cosmos::source::Tensors;
 
 /// What the layers of one network remember of a video, in the order in which they ask.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Past {
-    frames: Vec<Option<Tensor<5>>>,
+    places: Vec<Option<Vec<Tensor<4>>>>,
     next: usize,
 }
 
@@ -21,62 +19,65 @@ impl Past {
         self.next = 0;
     }
 
-    /// The place of the layer whose turn it is.
-    fn turn(&mut self) -> &mut Option<Tensor<5>> {
-        if self.next == self.frames.len() {
-            self.frames.push(None);
+    /// The frames that the layer whose turn it is remembers, the last one last; `None` at its first turn.
+    fn turn(&mut self) -> &mut Option<Vec<Tensor<4>>> {
+        if self.next == self.places.len() {
+            self.places.push(None);
         }
         self.next += 1;
-        &mut self.frames[self.next - 1]
+        &mut self.places[self.next - 1]
     }
+}
+
+/// The last `count` frames of `before` and `x`, or as many as there are, in memory of their own: they outlive `x`.
+fn last_frames(before: &[Tensor<4>], x: &Tensor<4>, count: usize) -> Vec<Tensor<4>> {
+    let frames = x.dims()[0];
+    let older = before.len().min(count.saturating_sub(frames));
+    let mut last = before.iter().skip(before.len() - older).cloned().collect::<Vec<_>>();
+    for index in frames.saturating_sub(count)..frames {
+        let frame = x.clone().narrow(0, index, 1);
+        // A sum is no view of all of `x`.
+        last.push(frame.zeros_like() + frame);
+    }
+    last
 }
 
 /// `torch.nn.Conv3d` of kernel `[time, side, side]` that looks at earlier frames only (`CausalConv3d`).
 ///
 /// Before the first frame there are zeros.
 #[derive(Clone, Debug)]
-pub(super) struct CausalConv {
-    weight: Tensor<5>,
-    bias: Tensor<1>,
-}
+pub(super) struct CausalConv(VideoConv);
 
 impl CausalConv {
     /// `shape` is that of the weight, `[out, in, time, side, side]`.
     pub fn load(tensors: &Tensors, name: &str, shape: [usize; 5], device: &Device) -> Result<Self, NnError> {
+        Self::strided(tensors, name, shape, 1, device)
+    }
+
+    /// Computes every `stride`-th frame.
+    fn strided(
+        tensors: &Tensors,
+        name: &str,
+        shape: [usize; 5],
+        stride: usize,
+        device: &Device,
+    ) -> Result<Self, NnError> {
         let weight = tensors.float(&format!("{name}.weight"), shape, device)?;
-        Ok(Self { weight, bias: tensors.float(&format!("{name}.bias"), [shape[0]], device)? })
+        let bias = tensors.float(&format!("{name}.bias"), [shape[0]], device)?;
+        Ok(Self(VideoConv::new(weight, bias, stride, Grid::Same)?))
     }
 
-    /// `[1, in, frames, rows, columns]` → `[1, out, frames, rows, columns]`.
-    pub fn forward(&self, x: Tensor<5>, past: &mut Past) -> Tensor<5> {
-        let [_, _, time, ..] = self.weight.dims();
-        if time == 1 {
-            return self.on_whole(x);
-        }
-        let x = with_past(x, time - 1, past.turn());
-        self.on_whole(x)
+    /// `[frames, rows, columns, in]` → `[frames, rows, columns, out]`.
+    pub fn forward(&self, x: Tensor<4>, past: &mut Past) -> Result<Tensor<4>, NnError> {
+        if self.0.frames_before() == 0 { self.0.forward(x, &[]) } else { self.after(x, past.turn()) }
     }
 
-    /// Without a past: the result is shorter by all but one frame of the kernel.
-    fn on_whole(&self, x: Tensor<5>) -> Tensor<5> {
-        self.strided(x, 1)
+    /// After the frames that are remembered, which are replaced by the last ones of these.
+    fn after(&self, x: Tensor<4>, past: &mut Option<Vec<Tensor<4>>>) -> Result<Tensor<4>, NnError> {
+        let before = past.take().unwrap_or_default();
+        *past = Some(last_frames(&before, &x, self.0.frames_before()));
+        self.0.forward(x, &before)
     }
-
-    fn strided(&self, x: Tensor<5>, stride: usize) -> Tensor<5> {
-        let [.., rows, columns] = self.weight.dims();
-        let options = ConvOptions::new([stride, 1, 1], [0, rows / 2, columns / 2], [1, 1, 1], 1);
-        conv3d(x, self.weight.clone(), Some(self.bias.clone()), options)
-    }
-}
-
-/// `x` after the last `count` frames before it, zeros where there are none; they are replaced by the last ones of the result.
-fn with_past(x: Tensor<5>, count: usize, past: &mut Option<Tensor<5>>) -> Tensor<5> {
-    let [batch, channels, _, rows, columns] = x.dims();
-    let before = past.take().unwrap_or_else(|| Tensor::zeros([batch, channels, count, rows, columns], &x.device()));
-    let joined = Tensor::cat(vec![before, x], 2);
-    let frames = joined.dims()[2];
-    *past = Some(joined.clone().narrow(2, frames - count, count));
-    joined
 }
 
 /// Divides by the length of the vector of channels (`RMS_norm`): `x / |x| * sqrt(channels) * gamma`.
@@ -88,13 +89,9 @@ impl Norm {
         Ok(Self(tensors.float(&format!("{name}.gamma"), [channels], device)?))
     }
 
-    /// `[1, channels, ..]` → the same shape.
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let channels = x.dims()[1];
-        let mut shape = [1; D];
-        shape[1] = channels;
-        let length = x.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
-        x / length * (self.0.clone() * (channels as f32).sqrt()).reshape(shape)
+    /// `[.., channels]` → the same shape.
+    pub fn forward(&self, x: Tensor<4>, activation: Activation) -> Tensor<4> {
+        unit_norm(x, &self.0, activation)
     }
 }
 
@@ -120,13 +117,14 @@ impl Residual {
         })
     }
 
-    pub fn forward(&self, x: Tensor<5>, past: &mut Past) -> Tensor<5> {
+    pub fn forward(&self, x: Tensor<4>, past: &mut Past) -> Result<Tensor<4>, NnError> {
         let short = match &self.shortcut {
-            Some(conv) => conv.forward(x.clone(), past),
+            Some(conv) => conv.forward(x.clone(), past)?,
             None => x.clone(),
         };
-        let layers = self.norms.iter().zip(&self.convs);
-        layers.fold(x, |x, (norm, conv)| conv.forward(activate(norm.forward(x), Activation::Silu), past)) + short
+        let mut layers = self.norms.iter().zip(&self.convs);
+        let long = layers.try_fold(x, |x, (norm, conv)| conv.forward(norm.forward(x, Activation::Silu), past))?;
+        Ok(long + short)
     }
 }
 
@@ -154,28 +152,25 @@ impl FrameAttention {
         })
     }
 
-    pub fn forward(&self, x: Tensor<5>) -> Tensor<5> {
-        let [batch, channels, frames, rows, columns] = x.dims();
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let [frames, rows, columns, channels] = x.dims();
         let places = rows * columns;
-        let linear = |x: Tensor<3>, (weight, bias): &(Tensor<2>, Tensor<1>)| {
+        let linear = |x: Tensor<4>, (weight, bias): &(Tensor<2>, Tensor<1>)| {
             let [output, input] = weight.dims();
             let flat = x.reshape([frames * places, input]);
             w2a_nn::linear(flat, weight.clone(), Some(bias.clone())).reshape([frames, places, output])
         };
-        // [frames, places, channels]; there is one video.
-        let tokens = self.norm.forward(x.clone()).reshape([channels, frames, places]).permute([1, 2, 0]);
-        let all = linear(tokens, &self.inputs);
+        let all: Tensor<3> = linear(self.norm.forward(x.clone(), Activation::Identity), &self.inputs);
         let part = |index: usize| all.clone().narrow(2, index * channels, channels).unsqueeze_dim::<4>(1);
         let mixed = attention(part(0), part(1), part(2), None, None);
-        let out = linear(mixed.reshape([frames, places, channels]), &self.output);
-        out.permute([2, 0, 1]).reshape([batch, channels, frames, rows, columns]) + x
+        linear(mixed, &self.output).reshape([frames, rows, columns, channels]) + x
     }
 }
 
 /// Halves rows and columns, and frames if it has a convolution over time.
 #[derive(Clone, Debug)]
 pub(super) struct Downsample {
-    conv: (Tensor<4>, Tensor<1>),
+    conv: VideoConv,
     time: Option<CausalConv>,
 }
 
@@ -183,23 +178,13 @@ pub(super) struct Downsample {
 fn frame_conv(
     tensors: &Tensors,
     name: &str,
-    output: usize,
-    input: usize,
+    [output, input]: [usize; 2],
+    grid: Grid,
     device: &Device,
-) -> Result<(Tensor<4>, Tensor<1>), NnError> {
-    let weight = tensors.float(&format!("{name}.resample.1.weight"), [output, input, 3, 3], device)?;
-    Ok((weight, tensors.float(&format!("{name}.resample.1.bias"), [output], device)?))
-}
-
-/// `[1, channels, frames, rows, columns]` → `[frames, channels, rows, columns]`.
-fn frames_first(x: Tensor<5>) -> Tensor<4> {
-    let [_, channels, frames, rows, columns] = x.dims();
-    x.swap_dims(1, 2).reshape([frames, channels, rows, columns])
-}
-
-/// The inverse of [`frames_first`].
-fn channels_first(x: Tensor<4>) -> Tensor<5> {
-    x.unsqueeze_dim::<5>(0).swap_dims(1, 2)
+) -> Result<VideoConv, NnError> {
+    let weight: Tensor<4> = tensors.float(&format!("{name}.resample.1.weight"), [output, input, 3, 3], device)?;
+    let bias = tensors.float(&format!("{name}.resample.1.bias"), [output], device)?;
+    VideoConv::new(weight.unsqueeze_dim(2), bias, 1, grid)
 }
 
 impl Downsample {
@@ -210,32 +195,29 @@ impl Downsample {
         has_time: bool,
         device: &Device,
     ) -> Result<Self, NnError> {
-        let time = || CausalConv::load(tensors, &format!("{name}.time_conv"), [channels, channels, 3, 1, 1], device);
+        let shape = [channels, channels, 3, 1, 1];
+        let time = || CausalConv::strided(tensors, &format!("{name}.time_conv"), shape, 2, device);
         let time = if has_time { Some(time()?) } else { None };
-        Ok(Self { conv: frame_conv(tensors, name, channels, channels, device)?, time })
+        Ok(Self { conv: frame_conv(tensors, name, [channels; 2], Grid::Halved, device)?, time })
     }
 
-    pub fn forward(&self, x: Tensor<5>, past: &mut Past) -> Tensor<5> {
-        // Zeros below and to the right, none above and to the left.
-        let padded = frames_first(x).pad((0, 1, 0, 1), 0.0);
-        let (weight, bias) = &self.conv;
-        let options = ConvOptions::new([2, 2], [0, 0], [1, 1], 1);
-        let x = channels_first(conv2d(padded, weight.clone(), Some(bias.clone()), options));
-        let Some(time) = &self.time else { return x };
-        let before = past.turn();
-        let last = x.clone().narrow(2, x.dims()[2] - 1, 1);
-        // The first piece, a single frame, is only remembered.
-        match before.replace(last) {
-            None => x,
-            Some(before) => time.strided(Tensor::cat(vec![before, x], 2), 2),
+    pub fn forward(&self, x: Tensor<4>, past: &mut Past) -> Result<Tensor<4>, NnError> {
+        let x = self.conv.forward(x, &[])?;
+        let Some(time) = &self.time else { return Ok(x) };
+        let past = past.turn();
+        if past.is_none() {
+            // The first piece, a single frame, is only remembered.
+            *past = Some(last_frames(&[], &x, 1));
+            return Ok(x);
         }
+        time.after(x, past)
     }
 }
 
 /// Doubles rows and columns and halves the channels; doubles frames if it has a convolution over time.
 #[derive(Clone, Debug)]
 pub(super) struct Upsample {
-    conv: (Tensor<4>, Tensor<1>),
+    conv: VideoConv,
     time: Option<CausalConv>,
 }
 
@@ -250,34 +232,27 @@ impl Upsample {
         let shape = [2 * channels, channels, 3, 1, 1];
         let time = || CausalConv::load(tensors, &format!("{name}.time_conv"), shape, device);
         let time = if has_time { Some(time()?) } else { None };
-        Ok(Self { conv: frame_conv(tensors, name, channels / 2, channels, device)?, time })
+        Ok(Self { conv: frame_conv(tensors, name, [channels / 2, channels], Grid::Doubled, device)?, time })
     }
 
-    pub fn forward(&self, x: Tensor<5>, past: &mut Past) -> Tensor<5> {
+    pub fn forward(&self, x: Tensor<4>, past: &mut Past) -> Result<Tensor<4>, NnError> {
         let x = match &self.time {
-            Some(time) => in_time(x, time, past.turn()),
+            Some(time) => in_time(x, time, past.turn())?,
             None => x,
         };
-        let [_, channels, frames, rows, columns] = x.dims();
-        // Every pixel becomes four of itself.
-        let pixels = frames_first(x).reshape([frames * channels, rows, 1, columns, 1]);
-        let doubled = pixels.expand([frames * channels, rows, 2, columns, 2]);
-        let doubled = doubled.reshape([frames, channels, 2 * rows, 2 * columns]);
-        let (weight, bias) = &self.conv;
-        let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
-        channels_first(conv2d(doubled, weight.clone(), Some(bias.clone()), options))
+        self.conv.forward(x, &[])
     }
 }
 
 /// Two frames from each, except for the first of a video, which stays one and which later frames do not see.
-fn in_time(x: Tensor<5>, time: &CausalConv, past: &mut Option<Tensor<5>>) -> Tensor<5> {
-    let [_, channels, frames, rows, columns] = x.dims();
+fn in_time(x: Tensor<4>, time: &CausalConv, past: &mut Option<Vec<Tensor<4>>>) -> Result<Tensor<4>, NnError> {
     if past.is_none() {
-        *past = Some(Tensor::zeros([1, channels, 2, rows, columns], &x.device()));
-        return x;
+        *past = Some(Vec::new());
+        return Ok(x);
     }
-    let doubled = time.on_whole(with_past(x, 2, past));
+    let [frames, rows, columns, channels] = x.dims();
+    let doubled = time.after(x, past)?;
     // The channels are those of the first, then those of the second frame.
-    let doubled: Tensor<5> = doubled.reshape([2, channels, frames, rows, columns]).permute([1, 2, 0, 3, 4]);
-    doubled.reshape([1, channels, 2 * frames, rows, columns])
+    let doubled: Tensor<5> = doubled.reshape([frames, rows, columns, 2, channels]).permute([0, 3, 1, 2, 4]);
+    Ok(doubled.reshape([2 * frames, rows, columns, channels]))
 }

@@ -9,7 +9,7 @@ mod layers;
 mod tiles;
 
 use burn::tensor::{Device, Tensor};
-use w2a_nn::{Activation, NnError, activate};
+use w2a_nn::{Activation, NnError};
 
 use super::dit::Tap;
 use super::source::Tensors;
@@ -109,16 +109,16 @@ impl VaeConfig {
 #[derive(Clone, Debug)]
 enum Layer {
     Residual(Box<Residual>),
-    Attention(FrameAttention),
+    Attention(Box<FrameAttention>),
     Down(Downsample),
     Up(Upsample),
 }
 
 impl Layer {
-    fn forward(&self, x: Tensor<5>, past: &mut Past) -> Tensor<5> {
+    fn forward(&self, x: Tensor<4>, past: &mut Past) -> Result<Tensor<4>, NnError> {
         match self {
             Self::Residual(layer) => layer.forward(x, past),
-            Self::Attention(layer) => layer.forward(x),
+            Self::Attention(layer) => Ok(layer.forward(x)),
             Self::Down(layer) => layer.forward(x, past),
             Self::Up(layer) => layer.forward(x, past),
         }
@@ -135,20 +135,35 @@ struct Side {
 }
 
 impl Side {
-    /// `[1, in, frames, rows, columns]` → the next piece of the result.
-    fn forward(&self, x: Tensor<5>, past: &mut Past, tap: Tap) -> Tensor<5> {
+    /// `[frames, rows, columns, in]` → the next piece of the result; `tap` sees what is between, channels first.
+    fn forward(&self, x: Tensor<4>, past: &mut Past, mut tap: Option<Tap>) -> Result<Tensor<4>, NnError> {
+        let mut see = |name: &str, x: &Tensor<4>| {
+            if let Some(tap) = &mut tap {
+                tap(name, channels_first(x.clone()).flatten(0, -1));
+            }
+        };
         past.rewind();
-        let mut x = self.first.forward(x, past);
-        tap(&format!("{}.conv1", self.name), x.clone().flatten(0, -1));
+        let mut x = self.first.forward(x, past)?;
+        see(&format!("{}.conv1", self.name), &x);
         for (name, layer) in &self.layers {
-            x = layer.forward(x, past);
-            tap(name, x.clone().flatten(0, -1));
+            x = layer.forward(x, past)?;
+            see(name, &x);
         }
         let (norm, conv) = &self.head;
-        let x = conv.forward(activate(norm.forward(x), Activation::Silu), past);
-        tap(&format!("{}.head", self.name), x.clone().flatten(0, -1));
-        x
+        let x = conv.forward(norm.forward(x, Activation::Silu), past)?;
+        see(&format!("{}.head", self.name), &x);
+        Ok(x)
     }
+}
+
+/// `[frames, rows, columns, channels]` → `[1, channels, frames, rows, columns]`.
+fn channels_first(x: Tensor<4>) -> Tensor<5> {
+    x.permute([3, 0, 1, 2]).unsqueeze_dim(0)
+}
+
+/// The inverse of [`channels_first`].
+fn channels_last(x: Tensor<5>) -> Tensor<4> {
+    x.squeeze_dim::<4>(0).permute([1, 2, 3, 0])
 }
 
 /// Adds layers to a list, numbered as in the checkpoint.
@@ -180,7 +195,7 @@ impl Builder<'_> {
     fn attention(&mut self, channels: usize) -> Result<(), NnError> {
         let name = self.name();
         let layer = FrameAttention::load(self.tensors, &name, channels, self.device)?;
-        self.layers.push((name, Layer::Attention(layer)));
+        self.layers.push((name, Layer::Attention(Box::new(layer))));
         Ok(())
     }
 
@@ -280,8 +295,8 @@ impl Vae {
         size: [usize; 2],
         frames: &mut dyn FnMut(std::ops::Range<usize>) -> Vec<f32>,
     ) -> Result<Vec<f32>, NnError> {
-        let raw = self.encode_raw(count, size, frames, &mut |_, _| {}, &mut |_| {})?;
-        w2a_nn::values(self.means(raw))
+        let raw = self.encode_raw(count, size, frames, None, &mut |_| {})?;
+        w2a_nn::values(self.means(raw)?)
     }
 
     /// The encoder's output before anything is done to it, `[1, 2 · channels, latents, rows, columns]`; `tap` sees the first
@@ -291,7 +306,7 @@ impl Vae {
         count: usize,
         [rows, columns]: [usize; 2],
         frames: &mut dyn FnMut(std::ops::Range<usize>) -> Vec<f32>,
-        tap: Tap,
+        mut tap: Option<Tap>,
         each: &mut dyn FnMut(&Tensor<5>),
     ) -> Result<Tensor<5>, NnError> {
         let (scale, per_latent) = (self.config.scale(), self.config.frames_per_latent());
@@ -324,12 +339,8 @@ impl Vae {
                     got: data.len().to_string(),
                 });
             }
-            let x = w2a_nn::tensor(data, shape, &self.device);
-            let out = self.encoder.forward(x, &mut past, &mut |name, value| {
-                if piece < 2 {
-                    tap(&format!("{name}.call{piece}"), value);
-                }
-            });
+            let x = channels_last(w2a_nn::tensor(data, shape, &self.device));
+            let out = channels_first(in_piece(&self.encoder, x, &mut past, &mut tap, piece)?);
             each(&out);
             pieces.push(out);
         }
@@ -337,8 +348,12 @@ impl Vae {
     }
 
     /// `[1, 2 · channels, ..]` of the encoder → the means, `[1, channels, ..]`.
-    pub(super) fn means(&self, raw: Tensor<5>) -> Tensor<5> {
-        self.behind.forward(raw, &mut Past::default()).narrow(1, 0, self.config.channels)
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub(super) fn means(&self, raw: Tensor<5>) -> Result<Tensor<5>, NnError> {
+        let all = self.behind.forward(channels_last(raw), &mut Past::default())?;
+        Ok(channels_first(all).narrow(1, 0, self.config.channels))
     }
 
     /// Changes `[channels, ..]` by the mean and spread of each channel.
@@ -365,7 +380,7 @@ impl Vae {
         let scale = self.config.scale();
         match self.tiling.filter(|tiling| tiling.divides([rows * scale, columns * scale])) {
             Some(tiling) => self.decode_tiles(tiling, latents, shape, each),
-            None => self.decode_tapped(latents, shape, &mut |_, _| {}, each),
+            None => self.decode_tapped(latents, shape, None, each),
         }
     }
 
@@ -374,7 +389,7 @@ impl Vae {
         &self,
         latents: &[f32],
         [count, rows, columns]: [usize; 3],
-        tap: Tap,
+        mut tap: Option<Tap>,
         mut each: impl FnMut(Vec<f32>) -> Result<(), NnError>,
     ) -> Result<(), NnError> {
         let channels = self.config.channels;
@@ -388,18 +403,28 @@ impl Vae {
         }
         let mut data = latents.to_vec();
         self.scale_channels(&mut data, |value, mean, std| value / (1.0 / std) + mean);
-        let x = w2a_nn::tensor(data, [1, channels, count, rows, columns], &self.device);
-        let x = self.before.forward(x, &mut Past::default());
+        let x = channels_last(w2a_nn::tensor(data, [1, channels, count, rows, columns], &self.device));
+        let x = self.before.forward(x, &mut Past::default())?;
         let mut past = Past::default();
         for piece in 0..count {
-            let out = self.decoder.forward(x.clone().narrow(2, piece, 1), &mut past, &mut |name, value| {
-                if piece < 2 {
-                    tap(&format!("{name}.call{piece}"), value);
-                }
-            });
-            each(w2a_nn::values(out)?)?;
+            let out = in_piece(&self.decoder, x.clone().narrow(0, piece, 1), &mut past, &mut tap, piece)?;
+            each(w2a_nn::values(channels_first(out))?)?;
         }
         Ok(())
+    }
+}
+
+/// Passes a piece of a video through one side; of the first two, `tap` sees the layers.
+fn in_piece(
+    side: &Side,
+    x: Tensor<4>,
+    past: &mut Past,
+    tap: &mut Option<Tap>,
+    piece: usize,
+) -> Result<Tensor<4>, NnError> {
+    match tap.as_mut().filter(|_| piece < 2) {
+        Some(tap) => side.forward(x, past, Some(&mut |name, value| tap(&format!("{name}.call{piece}"), value))),
+        None => side.forward(x, past, None),
     }
 }
 

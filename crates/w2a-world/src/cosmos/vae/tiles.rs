@@ -173,7 +173,7 @@ impl Vae {
         let done = tiled(tiling, picture, |place| {
             let part = whole.part(place.map(|n| n / scale), tiling.size.map(|n| n / scale));
             let mut found = Vec::new();
-            self.decode_tapped(&part.data, [count, part.rows, part.columns], &mut |_, _| {}, |piece| {
+            self.decode_tapped(&part.data, [count, part.rows, part.columns], None, |piece| {
                 found.push(piece);
                 Ok(())
             })?;
