@@ -1,6 +1,8 @@
 //! Layers that the vision tower, the language model and the action head share.
 
-use burn::module::{Module, Param};
+use std::fmt::Debug;
+
+use burn::module::{Content, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Tensor};
 use w2a_nn::{Linear, NnError, PackedLinear, attention};
@@ -56,12 +58,89 @@ impl RmsNorm {
 }
 
 /// `y = x W^T` without bias.
+pub type Projection = Held<Matrix>;
+
+/// `y = x W^T + b`.
+pub type Affine = Held<Linear>;
+
+/// A weight that may change.
 #[derive(Module, Debug)]
-pub enum Projection {
-    /// Weights `[output, input]` that may change.
-    Loose(Param<Tensor<2>>),
-    /// Weights that nothing changes.
+pub struct Matrix {
+    /// `[output, input]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+/// How a linear layer is held. In the names of parameters the two forms make no difference, which is why this is no derived
+/// module.
+#[derive(Clone, Debug)]
+pub enum Held<L> {
+    /// With weights that may change.
+    Loose(L),
+    /// With weights that nothing changes, packed for products.
     Packed(PackedLinear),
+}
+
+impl<L: Module + Debug> Module for Held<L> {
+    fn collect_devices(&self, devices: Vec<Device>) -> Vec<Device> {
+        match self {
+            Self::Loose(layer) => layer.collect_devices(devices),
+            Self::Packed(layer) => layer.collect_devices(devices),
+        }
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.each(|layer| layer.fork(device), |layer| layer.fork(device))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.each(|layer| layer.to_device(device), |layer| layer.to_device(device))
+    }
+
+    fn train(self) -> Self {
+        self.each(Module::train, Module::train)
+    }
+
+    fn valid(&self) -> Self {
+        self.clone().each(|layer| layer.valid(), |layer| layer.valid())
+    }
+
+    fn materialize(self) -> Self {
+        self.each(Module::materialize, Module::materialize)
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        match self {
+            Self::Loose(layer) => layer.visit(visitor),
+            Self::Packed(layer) => layer.visit(visitor),
+        }
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        match self {
+            Self::Loose(layer) => Self::Loose(layer.map(mapper)),
+            Self::Packed(layer) => Self::Packed(layer.map(mapper)),
+        }
+    }
+}
+
+impl<L: ModuleDisplay> ModuleDisplayDefault for Held<L> {
+    fn content(&self, content: Content) -> Option<Content> {
+        match self {
+            Self::Loose(layer) => content.add_single(layer).optional(),
+            Self::Packed(layer) => content.add_single(layer).optional(),
+        }
+    }
+}
+
+impl<L: ModuleDisplay> ModuleDisplay for Held<L> {}
+
+impl<L> Held<L> {
+    fn each(self, loose: impl FnOnce(L) -> L, packed: impl FnOnce(PackedLinear) -> PackedLinear) -> Self {
+        match self {
+            Self::Loose(layer) => Self::Loose(loose(layer)),
+            Self::Packed(layer) => Self::Packed(packed(layer)),
+        }
+    }
 }
 
 impl Projection {
@@ -69,7 +148,7 @@ impl Projection {
         let name = format!("{name}.weight");
         Ok(match weights.packed(&name, None, [output, input])? {
             Some(packed) => Self::Packed(packed),
-            None => Self::Loose(weights.matrix(&name, output, input)?),
+            None => Self::Loose(Matrix { weight: weights.matrix(&name, output, input)? }),
         })
     }
 
@@ -77,20 +156,11 @@ impl Projection {
     pub(super) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let weight = match self {
             Self::Packed(packed) => return packed.forward(x),
-            Self::Loose(weight) => weight.val(),
+            Self::Loose(matrix) => matrix.weight.val(),
         };
         let ([batch, tokens, input], [output, _]) = (x.dims(), weight.dims());
         w2a_nn::linear(x.reshape([batch * tokens, input]), weight, None).reshape([batch, tokens, output])
     }
-}
-
-/// `y = x W^T + b`.
-#[derive(Module, Debug)]
-pub enum Affine {
-    /// Weights that may change.
-    Loose(Linear),
-    /// Weights that nothing changes.
-    Packed(PackedLinear),
 }
 
 impl Affine {

@@ -269,7 +269,8 @@ impl Weights {
         bias: Option<&str>,
         size @ [output, _]: [usize; 2],
     ) -> Result<Option<PackedLinear>, NnError> {
-        if self.device != Device::flex() {
+        // Devices are equal whether or not they record gradients.
+        if self.device.is_autodiff() || self.device != Device::flex() {
             return Ok(None);
         }
         let data = self.rows(weight, &size, 0, output)?.data;

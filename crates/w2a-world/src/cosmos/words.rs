@@ -8,6 +8,14 @@ use w2a_nn::NnError;
 use super::prompts::{MOST_WORDS, shortened};
 use crate::digest::json;
 
+const BROKEN: &str = "a file that contradicts itself; download it again";
+
+/// What `work` comes to; `None` if it panics, which the library does on files whose parts do not fit together, such as a
+/// template of words that are not there. It keeps nothing that a panic leaves half done but a cache.
+fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
+}
+
 /// A tokenizer.
 #[derive(Debug)]
 pub(crate) struct Words {
@@ -30,7 +38,9 @@ impl Words {
             serde_json::from_slice(text).map_err(|error| unreadable(error.to_string()))?;
         // Nothing is decoded here, and the library panics on a decoder that it cannot read.
         parts.insert("decoder".into(), serde_json::Value::Null);
-        let mut tokenizer = Tokenizer::from_bytes(json(&parts)?).map_err(|error| unreadable(error.to_string()))?;
+        let bytes = json(&parts)?;
+        let read = guarded(|| Tokenizer::from_bytes(bytes)).ok_or_else(|| unreadable(BROKEN.into()))?;
+        let mut tokenizer = read.map_err(|error| unreadable(error.to_string()))?;
         // A prompt is never cut silently, and padding comes later.
         tokenizer.with_truncation(None).map_err(|error| unreadable(error.to_string()))?;
         tokenizer.with_padding(None);
@@ -47,7 +57,8 @@ impl Words {
             expected: format!("1 to {MOST_WORDS} words and parts of words of the tokenizer {}", self.path.display()),
             got,
         };
-        let encoded = self.tokenizer.encode(prompt, true).map_err(|error| wrong(error.to_string()))?;
+        let encoded = guarded(|| self.tokenizer.encode(prompt, true)).ok_or_else(|| wrong(BROKEN.into()))?;
+        let encoded = encoded.map_err(|error| wrong(error.to_string()))?;
         let words = encoded.get_ids();
         if !(1..=MOST_WORDS).contains(&words.len()) {
             return Err(wrong(format!("{}; shorten it", words.len())));
