@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use burn::tensor::Device;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::Tokenizer;
 use w2a_nn::NnError;
@@ -49,10 +50,16 @@ impl PromptEncoder {
             expected: "the tokenizer.json of T5, as transformers saves it".into(),
             got,
         };
-        let mut parts: serde_json::Map<String, serde_json::Value> =
+        let mut parts: serde_json::Map<String, Value> =
             serde_json::from_slice(&texts[1]).map_err(|error| unreadable(error.to_string()))?;
+        // Here, because the library panics when it gets there.
+        if let Some(part) = parts.get("post_processor").and_then(missing_part) {
+            return Err(unreadable(format!(
+                "a post_processor whose template for one text has {part:?}, which is not defined"
+            )));
+        }
         // Nothing is decoded here, and the library panics on a decoder that it cannot read.
-        parts.insert("decoder".into(), serde_json::Value::Null);
+        parts.insert("decoder".into(), Value::Null);
         let mut tokenizer = Tokenizer::from_bytes(json(&parts)?).map_err(|error| unreadable(error.to_string()))?;
         // A prompt is never cut silently, and padding comes later.
         tokenizer.with_truncation(None).map_err(|error| unreadable(error.to_string()))?;
@@ -128,6 +135,18 @@ impl PromptEncoder {
             })
             .collect()
     }
+}
+
+/// What a template of a post-processor puts around a prompt and nobody defines: a special token, or a second text.
+fn missing_part(processor: &Value) -> Option<&str> {
+    let known = processor.get("special_tokens").and_then(Value::as_object);
+    let pieces = processor.get("single").and_then(Value::as_array).into_iter().flatten();
+    let mut used = pieces.filter_map(|piece| {
+        let token = piece.get("SpecialToken").and_then(|token| token.get("id")?.as_str());
+        let token = token.filter(|token| !known.is_some_and(|known| known.contains_key(*token)));
+        token.or_else(|| piece.get("Sequence")?.get("id")?.as_str().filter(|id| *id == "B"))
+    });
+    used.next().or_else(|| processor.get("processors")?.as_array()?.iter().find_map(missing_part))
 }
 
 #[cfg(test)]
@@ -207,6 +226,22 @@ mod tests {
         for cut in [0, 1, bytes.len() / 2] {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             assert!(open(folder.path()).unwrap_err().to_string().contains("the tokenizer.json of T5"));
+        }
+    }
+
+    #[test]
+    fn a_template_with_a_token_that_nobody_defines_is_refused() {
+        let (folder, _) = encoder();
+        let path = folder.path().join("tokenizer/tokenizer.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let whole: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for (place, new, named) in [("SpecialToken", "[/s>", "[/s>"), ("Sequence", "B", "\"B\"")] {
+            let mut changed = whole.clone();
+            let pieces = changed["post_processor"]["single"].as_array_mut().unwrap();
+            pieces.iter_mut().filter_map(|piece| piece.get_mut(place)).for_each(|piece| piece["id"] = new.into());
+            std::fs::write(&path, serde_json::to_vec(&changed).unwrap()).unwrap();
+            let error = open(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("not defined"), "{error}");
         }
     }
 
