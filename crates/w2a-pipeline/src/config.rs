@@ -166,9 +166,8 @@ pub struct WorldSection {
     pub path: String,
     /// Where the checkpoint has its cameras; it counts for nothing with the embedded model, as `views`.
     pub layout: Layout,
-    /// The robot whose views prompts name; instructions are prompts as they are without one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub views: Option<Rig>,
+    /// The robot whose views prompts name: `robocasa`, `franka` or `libero`. Empty for instructions as they are.
+    pub views: String,
     /// Sizes. `model.flow.chunks` are those of a clip; an episode of more is imagined clip by clip.
     pub model: MiniWorldConfig,
     /// Whether the world model is trained on clips of single skills under their atomic prompts and imagines prompt by
@@ -256,6 +255,13 @@ pub struct EvalSection {
     pub narrow_scenes: usize,
     /// Environments that run side by side.
     pub batch: usize,
+}
+
+impl WorldSection {
+    /// The robot of `views`, if it is one.
+    pub(crate) fn rig(&self) -> Option<Rig> {
+        Rig::ALL.into_iter().find(|rig| rig.name() == self.views)
+    }
 }
 
 impl PolicySection {
@@ -347,7 +353,7 @@ impl Config {
                 kind: WorldKind::Mini,
                 path: String::new(),
                 layout: Layout::Grid2x2,
-                views: None,
+                views: String::new(),
                 model,
                 skills: false,
                 autoencoder_videos: pick(16, 200, 200),

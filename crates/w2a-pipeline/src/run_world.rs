@@ -144,7 +144,7 @@ fn framed(config: &Config, device: &Device) -> Result<Framed<Cosmos>, PipelineEr
     let cosmos = model(Cosmos::open(path, model(CosmosConfig::of_folder(path))?, device))?;
     model(Framed::new(
         cosmos,
-        Framing { layout: world.layout, rig: world.views, size: config.grid(), cameras: CAMERAS },
+        Framing { layout: world.layout, rig: world.rig(), size: config.grid(), cameras: CAMERAS },
     ))
 }
 
@@ -183,5 +183,5 @@ pub(crate) fn upstream(context: &Context) -> Result<serde_json::Value, PipelineE
         return Ok(value);
     }
     let known: ModelId = load_json(&context.path(MODEL), "world")?;
-    Ok(depends(&(known, world.layout, world.views)))
+    Ok(depends(&(known, world.layout, &world.views)))
 }

@@ -41,6 +41,9 @@ impl Config {
         let is_mini = self.world.kind == WorldKind::Mini;
         let expected = if is_mini { "nothing with world.kind = mini" } else { "the folder of a checkpoint" };
         rules.check("world.path", self.world.path.is_empty() == is_mini, expected, &self.world.path);
+        let known = self.world.views.is_empty() || self.world.rig().is_some();
+        let rigs = w2a_world::Rig::ALL.map(w2a_world::Rig::name).join(", ");
+        rules.check("world.views", known, &format!("one of {rigs}, or nothing"), &self.world.views);
 
         let data = &self.data;
         let listed_once = (1..suites.len()).all(|index| !suites[..index].contains(&suites[index]));

@@ -401,7 +401,7 @@ fn with_backbones(folder: &Path) -> Config {
     config.env.libero.side = SIDE;
     config.world.kind = WorldKind::Cosmos;
     config.world.path = at("cosmos");
-    config.world.views = Some(Rig::Libero);
+    config.world.views = Rig::Libero.name().into();
     config.policy.groot.path = at("groot");
     config.policy.groot.embodiment = "libero_panda".into();
     config.posttrain.methods =
@@ -465,7 +465,7 @@ fn other_checkpoints() {
     with_backbones(folder.path());
     embed(folder.path());
     type Change = fn(&mut Config);
-    let rules: [(&str, Change); 8] = [
+    let rules: [(&str, Change); 9] = [
         ("world.path", |config| config.world.path.clear()),
         ("world.path", |config| config.world.kind = WorldKind::Mini),
         ("policy.groot.embodiment", |config| config.policy.groot.embodiment.clear()),
@@ -476,6 +476,7 @@ fn other_checkpoints() {
         }),
         ("posttrain.methods", |config| config.posttrain.methods.push("base_extra".into())),
         ("world.skills", |config| config.world.skills = true),
+        ("world.views", |config| config.world.views = "atlas".into()),
     ];
     for (key, change) in rules {
         let error = until(Stage::Data, false, &change).unwrap_err();
