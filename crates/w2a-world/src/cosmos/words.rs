@@ -85,14 +85,10 @@ mod tests {
         let text = std::fs::read_to_string(folder.path().join("tokenizer/tokenizer.json")).unwrap();
         let read = |text: &str| Words::read(text.as_bytes(), Path::new("tokenizer.json"));
         assert_eq!(read(&text).unwrap().of("a").unwrap().last(), Some(&1));
-        // The key among the special tokens, as the fuzzer has changed it.
+        // The template names a token that is not explained any more.
         let changed = text.replace("\"special_tokens\":{\"</s>\":", "\"special_tokens\":{\"</t>\":");
         assert_ne!(changed, text);
         let error = read(&changed).unwrap_err().to_string();
         assert!(error.contains("a template with \"</s>\""), "{error}");
-        let inside =
-            changed.replace("\"post_processor\":", "\"post_processor\":{\"type\":\"Sequence\",\"processors\":[");
-        let inside = inside.replacen("}}}", "}}}]}", 1);
-        assert!(read(&inside).is_err());
     }
 }
