@@ -13,15 +13,19 @@ const MOST_IDLE: usize = 1 << 27;
 /// Below this many values the allocator keeps memory by itself.
 const SMALLEST: usize = 1 << 11;
 
-/// Values of some earlier use; goes back when dropped.
+/// Values of some earlier use, which go back when dropped, or of one's own.
 #[derive(Debug, Default)]
-pub(crate) struct Buffer(Vec<f32>);
+pub(crate) struct Buffer {
+    values: Vec<f32>,
+    /// Whether they were taken: others would only pile up, since nobody asks for them again.
+    is_taken: bool,
+}
 
 impl Buffer {
     /// `len` values, of any content.
     pub(crate) fn take(len: usize) -> Self {
         if len < SMALLEST {
-            return Self(vec![0.0; len]);
+            return Self::zeros(len);
         }
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         let (buffers, values) = &mut *idle;
@@ -33,18 +37,18 @@ impl Buffer {
         *values -= buffer.capacity();
         drop(idle);
         buffer.resize(len, 0.0);
-        Self(buffer)
+        Self { values: buffer, is_taken: true }
     }
 
-    /// `len` zeros, and no room for more.
+    /// `len` zeros, and no room for more; they do not go back.
     pub(crate) fn zeros(len: usize) -> Self {
-        Self(vec![0.0; len])
+        Self { values: vec![0.0; len], is_taken: false }
     }
 
     /// Becomes `len` values, of any content.
     pub(crate) fn resize(&mut self, len: usize) {
-        if len <= self.0.capacity() {
-            self.0.resize(len, 0.0);
+        if len <= self.values.capacity() {
+            self.values.resize(len, 0.0);
         } else {
             *self = Self::take(len);
         }
@@ -53,20 +57,20 @@ impl Buffer {
 
 impl Clone for Buffer {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { values: self.values.clone(), is_taken: false }
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let capacity = self.0.capacity();
-        if capacity < SMALLEST {
+        let capacity = self.values.capacity();
+        if !self.is_taken || capacity < SMALLEST {
             return;
         }
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.1 + capacity <= MOST_IDLE {
             idle.1 += capacity;
-            idle.0.push(std::mem::take(&mut self.0));
+            idle.0.push(std::mem::take(&mut self.values));
         }
     }
 }
@@ -75,12 +79,12 @@ impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.0
+        &self.values
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.0
+        &mut self.values
     }
 }
