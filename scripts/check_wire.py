@@ -3,9 +3,7 @@
 openpi: `openpi_client.websocket_client_policy` from PyPI, unmodified. GR00T: its client is in no package, so a ZeroMQ REQ
 socket of pyzmq sends what `gr00t/policy/server_client.py` sends: msgpack with `numpy.save` inside.
 
-    python -m venv wire && wire/bin/pip install openpi-client==0.1.2 pyzmq==27.0.1 msgpack==1.1.0 numpy==1.26.4 \
-        typing_extensions
-    wire/bin/python scripts/check_wire.py target/release/world2act
+    python scripts/check_wire.py target/release/world2act     # scripts/check-python.sh installs what it needs
 """
 
 import io
