@@ -1,4 +1,4 @@
-"""The workers of simulators that are not at hand, up to the border: `python -m unittest discover python/tests`.
+"""The workers of RoboCasa and SimplerEnv, up to the border: `python -m unittest discover python/tests`.
 
 Needs msgpack, numpy and pillow, as the workers do, and no simulator.
 """

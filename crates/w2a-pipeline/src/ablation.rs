@@ -11,7 +11,7 @@ use w2a_align::{AdapterKind, AlignConfig, FrozenAdapters, LossConfig, LossVarian
 use w2a_posttrain::{Form, GainChoice, LoraConfig, Objective, ObjectiveConfig, PosttrainConfig};
 use w2a_report::{EpisodeResult, EvalInfo, MethodInfo};
 use w2a_sim::Scene;
-use w2a_world::{Latents, WorldModel};
+use w2a_world::Latents;
 
 use crate::arms::{Arm, TargetKind};
 use crate::context::{Context, depends, load_json, model, save_json};

@@ -7,7 +7,7 @@ use w2a_data::{Episode, Normaliser, Remainder};
 use w2a_nn::{Checkpoint, WeightsFile};
 use w2a_policy::DemonstrationSet;
 use w2a_sim::Scene;
-use w2a_world::{Latents, WorldModel, grid_video, load_latents, save_latents};
+use w2a_world::{Latents, grid_video, load_latents, save_latents};
 
 use crate::context::{Context, depends, model, save_json};
 use crate::data::{NARROW, episodes, task_number};

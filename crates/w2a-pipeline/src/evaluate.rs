@@ -242,9 +242,11 @@ fn run(
 }
 
 fn own_server(policy: &PolicySource, layout: &Layout, tag: &str, evaluation: &Evaluation, seed: u64) -> ServeRequest {
-    let habits = match &evaluation.settings {
-        EvalSettings::Libero(Settings { flip, gripper, .. }) => Some(Habits { flip: *flip, gripper: *gripper }),
-        EvalSettings::Gym(_) => None,
+    let habits = match (&evaluation.settings, policy) {
+        (EvalSettings::Libero(Settings { flip, gripper, .. }), PolicySource::Mini(_)) => {
+            Some(Habits { flip: *flip, gripper: *gripper })
+        }
+        _ => None,
     };
     let is_groot = matches!(policy, PolicySource::Groot(_));
     ServeRequest {

@@ -63,7 +63,7 @@ pub use serve::{CheckpointOptions, Habits, PolicySource, ServeRequest, serve, st
 pub use tuning::Method;
 pub use w2a_nn::DEVICES;
 pub use w2a_posttrain::LoraConfig;
-pub use w2a_serve::simulator::{EvalProtocol, SimulatorKind};
+pub use w2a_serve::simulator::{EvalProtocol, Flip, Gripper, SimulatorKind};
 pub use w2a_serve::{Layout, Protocol};
 pub use w2a_sim::Scene;
 pub use w2a_world::cosmos::{Activations, Compute as CosmosCompute, CosmosConfig, FlowLoss, LossWeight};

@@ -5,7 +5,7 @@ use w2a_nn::{Checkpoint, Init, in_shards};
 use w2a_policy::{DemonstrationSet, PolicyNet, train_policy};
 use w2a_posttrain::{Idm, IdmNet, Target, normalise, pseudo_episodes, train_idm};
 use w2a_sim::{CONTROL_HZ, Range, Scene, Split, record_many};
-use w2a_world::{GridVideo, Latents, WorldModel};
+use w2a_world::{GridVideo, Latents};
 
 use crate::PipelineError;
 use crate::arms::{Arm, TargetKind};

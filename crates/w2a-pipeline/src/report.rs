@@ -9,7 +9,7 @@ use w2a_report::{
     read_metrics, side_by_side, spaced, stats, success_chart, success_table, task_table, time_chart,
 };
 use w2a_sim::{Range, Scene, Split};
-use w2a_world::{GridVideo, ModelId, WorldModel};
+use w2a_world::{GridVideo, ModelId};
 
 use crate::PipelineError;
 use crate::arms::Arm;

@@ -1,6 +1,7 @@
 //! The world model that the stages of a run work with: the embedded one that the run has trained, or a checkpoint of
 //! Cosmos-Predict2.
 
+use std::ops::Deref;
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -8,8 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use w2a_nn::NnError;
 use w2a_world::cosmos::{Cosmos, CosmosConfig};
 use w2a_world::{
-    Framed, Framing, GridVideo, LatentShape, LatentStatistics, Latents, MiniWorld, ModelId, Skill, WorldModel,
-    imagine_chain,
+    Framed, Framing, GridVideo, LatentStatistics, Latents, MiniWorld, ModelId, Skill, WorldModel, imagine_chain,
 };
 
 use crate::context::{Context, depends, load_json, model, save_json};
@@ -88,52 +88,16 @@ impl RunWorld {
             got: format!("{} that are not, the first: {first}", missing.len()),
         })
     }
+}
 
-    fn inner(&self) -> &dyn WorldModel {
+impl Deref for RunWorld {
+    type Target = dyn WorldModel;
+
+    fn deref(&self) -> &Self::Target {
         match self {
             Self::Mini(world) => world.as_ref(),
             Self::Cosmos { world, .. } => world.as_ref(),
         }
-    }
-}
-
-impl WorldModel for RunWorld {
-    fn chunk_len(&self) -> usize {
-        self.inner().chunk_len()
-    }
-
-    fn max_chunks(&self) -> usize {
-        self.inner().max_chunks()
-    }
-
-    fn latent_shape(&self) -> LatentShape {
-        self.inner().latent_shape()
-    }
-
-    fn frame_size(&self) -> (usize, usize) {
-        self.inner().frame_size()
-    }
-
-    fn encode(&self, videos: &[GridVideo]) -> Result<Vec<Latents>, NnError> {
-        self.inner().encode(videos)
-    }
-
-    fn imagine(
-        &self,
-        first: &[GridVideo],
-        instructions: &[&str],
-        chunks: usize,
-        rng: &mut ChaCha8Rng,
-    ) -> Result<Vec<Latents>, NnError> {
-        self.inner().imagine(first, instructions, chunks, rng)
-    }
-
-    fn decode(&self, latents: &[Latents]) -> Result<Vec<GridVideo>, NnError> {
-        self.inner().decode(latents)
-    }
-
-    fn last_frame(&self, latents: &Latents) -> Result<GridVideo, NnError> {
-        self.inner().last_frame(latents)
     }
 }
 

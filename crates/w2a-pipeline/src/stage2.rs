@@ -12,7 +12,7 @@ use w2a_posttrain::{
     Rollout, Target, choose_gain, peft, rollout, train_lora, train_residual,
 };
 use w2a_sim::{Scene, batches};
-use w2a_world::{Latents, WorldModel};
+use w2a_world::Latents;
 
 use crate::context::{Context, load_json, model, save_json};
 use crate::policy::{Adaptable, Base, at_pace, base, demonstrations};
@@ -344,7 +344,7 @@ pub(crate) fn choose_scale<'a>(
             },
         })
     };
-    let choice = model(choose_gain(scales, run, &shared.world, shared.world.statistics(), &imagined))?;
+    let choice = model(choose_gain(scales, run, &*shared.world, shared.world.statistics(), &imagined))?;
     save_json(&path, &choice)
 }
 

@@ -5,8 +5,8 @@ use w2a_data::Dataset;
 use w2a_nn::{Checkpoint, Init};
 use w2a_sim::{Environment, Scene, Split, batches};
 use w2a_world::{
-    FlowSample, GridVideo, LatentStatistics, Latents, Layout, Skill, VideoAutoencoder, WorldModel, grid_video,
-    load_latents, save_latents, save_statistics, train_autoencoder, train_flow,
+    FlowSample, GridVideo, LatentStatistics, Latents, Layout, Skill, VideoAutoencoder, grid_video, load_latents,
+    save_latents, save_statistics, train_autoencoder, train_flow,
 };
 
 use crate::arms::Arm;

@@ -71,13 +71,12 @@ pub(super) fn distance(
     chunk_len: usize,
 ) -> Result<f32, NnError> {
     let video = seen_video(observations, imagined.chunks(), chunk_len)?;
-    w2a_posttrain::video_distance(world, world.statistics(), video, imagined)
+    w2a_posttrain::video_distance(&**world, world.statistics(), video, imagined)
 }
 
 #[cfg(test)]
 mod tests {
     use w2a_posttrain::{Record, video_distance};
-    use w2a_world::WorldModel;
 
     use super::{Distances, seen_video};
     use crate::arms::Arm;
@@ -122,7 +121,7 @@ mod tests {
                     held.rgb[frame * len..(frame + 1) * len].copy_from_slice(seen.frame(from));
                 }
                 for (side, video) in sides.iter_mut().zip([rollout.video.clone().unwrap(), seen, held]) {
-                    side.push(video_distance(world, world.statistics(), video, imagined).unwrap());
+                    side.push(video_distance(&**world, world.statistics(), video, imagined).unwrap());
                 }
             }
             let sides = sides.map(|side| Distances::of(&side));

@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use w2a_nn::{Init, load_state, state_dict};
 use w2a_posttrain::{Alignment, Form, PosttrainConfig, Residual};
-use w2a_world::WorldModel;
 
 use crate::PipelineError;
 use crate::context::{Context, model};

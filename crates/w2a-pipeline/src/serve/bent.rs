@@ -6,7 +6,6 @@ use w2a_data::Observation;
 use w2a_nn::NnError;
 use w2a_posttrain::{Bender, BenderConfig, Form, PosttrainConfig, Residual};
 use w2a_serve::{Bend, Place};
-use w2a_world::WorldModel;
 
 use crate::PipelineError;
 use crate::arms::Arm;

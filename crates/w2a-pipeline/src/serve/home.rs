@@ -53,6 +53,12 @@ pub(super) fn check(config: &Config, served: &Layout, what: &str) -> Result<(), 
     })
 }
 
+/// Refuses habits of clients where nobody asks about them.
+pub(super) fn no_habits(got: &str) -> PipelineError {
+    let expected = "neither, unless a run that was trained in LIBERO acts or bends";
+    PipelineError::Config { key: "--flip or --gripper".into(), expected: expected.into(), got: got.into() }
+}
+
 /// Translates between clients and a run that was trained in the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Interpreter {
@@ -67,13 +73,17 @@ pub(super) struct Interpreter {
 }
 
 impl Interpreter {
-    /// Between clients of LIBERO with these habits and a run there; clients of the embedded benchmark have its own
-    /// habits.
-    pub fn of(config: &Config, habits: Habits) -> Self {
+    /// Between the clients of a server and a run. Those of LIBERO have habits of their own, those of the embedded
+    /// benchmark its.
+    pub fn of(config: &Config, protocol: Protocol, habits: Option<Habits>) -> Result<Self, PipelineError> {
         if !config.is_libero() {
+            if habits.is_some() {
+                return Err(no_habits("a run of the embedded benchmark"));
+            }
             let (turned, grippers) = ((false, false), (Gripper::AsIs, Gripper::AsIs));
-            return Self { turned, grippers, side: config.side(), stride: 1 };
+            return Ok(Self { turned, grippers, side: config.side(), stride: 1 });
         }
+        let habits = habits.unwrap_or(Habits::of(protocol));
         let order = |flip: Flip| match flip {
             Flip::None => (false, false),
             Flip::Vertical => (true, false),
@@ -82,7 +92,7 @@ impl Interpreter {
         let (theirs, ours) = (order(habits.flip), order(config.env.libero.flip));
         let turned = (theirs.0 != ours.0, theirs.1 != ours.1);
         let grippers = (habits.gripper, config.env.libero.gripper);
-        Self { turned, grippers, side: config.side(), stride: config.stride() }
+        Ok(Self { turned, grippers, side: config.side(), stride: config.stride() })
     }
 
     /// What a run would see: square images of its size, standing as its demonstrations do.
@@ -237,7 +247,7 @@ mod tests {
     fn interpreter(habits: Habits) -> Interpreter {
         let mut config = Config::profile(Profile::Smoke);
         config.env.kind = EnvKind::Libero;
-        Interpreter::of(&config, habits)
+        Interpreter::of(&config, Protocol::Groot, Some(habits)).unwrap()
     }
 
     /// An image whose pixels say their row and column, on a grid of 64.
@@ -267,12 +277,15 @@ mod tests {
 
     #[test]
     fn the_embedded_benchmark_speaks_its_own_language() {
-        let tabletop = Interpreter::of(&Config::profile(Profile::Smoke), Habits::of(Protocol::Groot));
+        let config = Config::profile(Profile::Smoke);
+        let tabletop = Interpreter::of(&config, Protocol::Groot, None).unwrap();
         assert_eq!(tabletop.camera(&image(64)).unwrap(), image(64));
         assert_eq!(tabletop.camera(&image(128)).unwrap(), image(64));
         let mut actions = vec![0.25; 7];
         tabletop.inward(&mut actions);
         assert_eq!(actions, [0.25; 7]);
+        let error = Interpreter::of(&config, Protocol::Groot, Some(Habits::of(Protocol::Openpi))).unwrap_err();
+        assert!(error.is_users_mistake() && error.to_string().contains("--flip or --gripper"), "{error}");
     }
 
     #[test]

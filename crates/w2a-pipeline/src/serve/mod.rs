@@ -45,7 +45,7 @@ pub struct ServeRequest {
     /// the run that anything here comes from, and else of the embedded benchmark.
     pub layout: Option<Layout>,
     /// What clients of a run that was trained in LIBERO do; `None` for what the LIBERO client of [`Self::protocol`]'s
-    /// project does.
+    /// project does. An error where nothing comes from such a run.
     pub habits: Option<Habits>,
     /// What to know about the checkpoint of [`PolicySource::Groot`].
     pub checkpoint: CheckpointOptions,
@@ -101,7 +101,6 @@ pub fn start_serving(request: &ServeRequest, stop: Arc<AtomicBool>, tell: Tell) 
 
 /// The policy with its sizes, bent if a residual is given.
 fn served(request: &ServeRequest, tell: Tell) -> Result<Served, PipelineError> {
-    let habits = request.habits.unwrap_or(Habits::of(request.protocol));
     let (config, bend): (Config, Arc<dyn Bend>) = match (&request.learn, request.residual.as_deref()) {
         (Some(learn), residual) => {
             let config = learn.context()?.config;
@@ -115,11 +114,17 @@ fn served(request: &ServeRequest, tell: Tell) -> Result<Served, PipelineError> {
             let (context, shared, chosen) = Chosen::open(folder)?;
             (context.config.clone(), Arc::new(Bent::new(&context, &shared, &chosen)))
         }
-        (None, None) => return plain(request, None, habits),
+        (None, None) => {
+            if request.habits.is_some() && !matches!(request.policy, PolicySource::Mini(_)) {
+                return Err(home::no_habits("a policy that is passed on as it is"));
+            }
+            return plain(request, None);
+        }
     };
-    let plain = plain(request, Some(config.layout()), habits)?;
+    let plain = plain(request, Some(config.layout()))?;
     home::check(&config, &plain.layout, if request.learn.is_some() { "--learn" } else { "--residual" })?;
-    let bend: Arc<dyn Bend> = Arc::new(BentAbroad { bend, interpreter: Interpreter::of(&config, habits) });
+    let bend: Arc<dyn Bend> =
+        Arc::new(BentAbroad { bend, interpreter: Interpreter::of(&config, request.protocol, request.habits)? });
     check_horizon(plain.horizon, bend.horizon())?;
     Ok(Served { bend: Some(bend), ..plain })
 }
@@ -134,7 +139,7 @@ fn learn_start(
 }
 
 /// The policy as it is; `home` is the layout of the run that bends it.
-fn plain(request: &ServeRequest, home: Option<Layout>, habits: Habits) -> Result<Served, PipelineError> {
+fn plain(request: &ServeRequest, home: Option<Layout>) -> Result<Served, PipelineError> {
     let is_groot = matches!(request.policy, PolicySource::Groot(_));
     if !is_groot && request.checkpoint != CheckpointOptions::default() {
         let (key, expected) = ("--embodiment, --backbone or --adapter", "nothing without --policy groot");
@@ -159,7 +164,7 @@ fn plain(request: &ServeRequest, home: Option<Layout>, habits: Habits) -> Result
             Served { layout, horizon: HORIZON, sessions: Sessions::Own(Box::new(make)), bend: None }
         }
         PolicySource::Mini(run) => {
-            let policy = mini(run, &layout, habits)?;
+            let policy = mini(request, run, &layout)?;
             let layout = home::with_any_images(layout);
             Served { layout, horizon: policy.horizon(), sessions: Sessions::Shared(policy), bend: None }
         }
@@ -205,7 +210,7 @@ fn refused(key: &str, expected: &str, got: &str) -> PipelineError {
 }
 
 /// The base policy of a run.
-fn mini(run: &Path, layout: &Layout, habits: Habits) -> Result<BoxedPolicy, PipelineError> {
+fn mini(request: &ServeRequest, run: &Path, layout: &Layout) -> Result<BoxedPolicy, PipelineError> {
     let context = Context::existing(run)?;
     home::check(&context.config, layout, "--policy mini")?;
     let policy = &context.config.policy;
@@ -220,5 +225,6 @@ fn mini(run: &Path, layout: &Layout, habits: Habits) -> Result<BoxedPolicy, Pipe
     }
     let set = crate::policy::demonstrations(&context)?;
     let policy = base(&context, &set)?;
-    Ok(Box::new(Abroad { policy, interpreter: Interpreter::of(&context.config, habits) }))
+    let interpreter = Interpreter::of(&context.config, request.protocol, request.habits)?;
+    Ok(Box::new(Abroad { policy, interpreter }))
 }

@@ -16,8 +16,8 @@ eval.json:
   simpler-groot   suites widowx and google_robot: 1 action of a chunk, 300 steps, 200 trials
 
 scripts/setup-libero.sh makes the folder with the Python that --python names for LIBERO; what the others need is in
-python/README.md. RoboCasa and SimplerEnv were not at hand when this was written: their workers follow the published
-sources and were tested with recorded traffic, never with the simulators.
+python/README.md. RoboCasa was not at hand when this was written: its worker follows the published sources and was tested
+with recorded traffic, never with the simulator.
 
 Workers that die, hang or raise are replaced, and their episodes are run again; none of that counts against the policy.
 

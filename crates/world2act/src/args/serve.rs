@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use w2a_pipeline::{CheckpointOptions, Layout, LearnRequest, PolicySource, Protocol, ServeRequest};
+use w2a_pipeline::{
+    CheckpointOptions, Flip, Gripper, Habits, Layout, LearnRequest, PolicySource, Protocol, ServeRequest,
+};
 
 pub const SERVE_HELP: &str = "\
 Clients speak as those of Isaac-GR00T (ZeroMQ, port 5555) or of openpi (WebSocket, port 8000) do. Both ports also have
@@ -40,6 +42,13 @@ pub(super) struct ServeArgs {
     /// Names and sizes of observations and actions [default: a checkpoint's own, or the run's, else tabletop]
     #[arg(long, value_name = "ENV", value_parser = layouts())]
     env: Option<Layout>,
+    /// How clients of a run that was trained in LIBERO turn the simulator's images [default: as the protocol's own client]
+    #[arg(long, value_name = "FLIP", value_parser = flips())]
+    flip: Option<Flip>,
+    /// What their gripper means: as_is (-1 opens, 1 closes) or groot (0 closed, 1 open) [default: as the protocol's own
+    /// client]
+    #[arg(long, value_name = "GRIPPER", value_parser = grippers())]
+    gripper: Option<Gripper>,
     /// The embodiment of --policy groot, by its tag
     #[arg(long, value_name = "TAG")]
     embodiment: Option<String>,
@@ -121,15 +130,34 @@ fn protocols() -> impl TypedValueParser<Value = Protocol> {
         .try_map(|name| Protocol::ALL.into_iter().find(|known| known.name() == name).ok_or("no such protocol"))
 }
 
+fn flips() -> impl TypedValueParser<Value = Flip> {
+    PossibleValuesParser::new(["none", "vertical", "rotate_180"]).map(|name| match name.as_str() {
+        "none" => Flip::None,
+        "vertical" => Flip::Vertical,
+        _ => Flip::Rotate180,
+    })
+}
+
+fn grippers() -> impl TypedValueParser<Value = Gripper> {
+    PossibleValuesParser::new(["as_is", "groot"]).map(|name| match name.as_str() {
+        "as_is" => Gripper::AsIs,
+        _ => Gripper::Groot,
+    })
+}
+
 impl ServeArgs {
     /// The request to the library.
     pub fn request(self) -> ServeRequest {
+        let habits = (self.flip.is_some() || self.gripper.is_some()).then(|| {
+            let Habits { flip, gripper } = Habits::of(self.protocol);
+            Habits { flip: self.flip.unwrap_or(flip), gripper: self.gripper.unwrap_or(gripper) }
+        });
         ServeRequest {
             policy: self.policy,
             residual: self.residual,
             learn: self.learn.request(),
             layout: self.env,
-            habits: None,
+            habits,
             checkpoint: CheckpointOptions {
                 embodiment: self.embodiment,
                 backbone: self.backbone,
@@ -149,7 +177,7 @@ impl ServeArgs {
 mod tests {
     use std::ffi::OsString;
 
-    use w2a_pipeline::{LearnRequest, ServeRequest};
+    use w2a_pipeline::{Flip, Gripper, Habits, LearnRequest, Protocol, ServeRequest};
 
     use crate::args::{Action, parse};
 
@@ -174,5 +202,16 @@ mod tests {
             assert!(error.contains("--learn <RUN>"), "{alone:?}: {error}");
         }
         assert!(serve(&["--learn", "a", "--learn-trial", "-1"]).is_err());
+    }
+
+    #[test]
+    fn habits_of_clients_are_the_protocols_but_for_what_is_said() {
+        assert_eq!(serve(&[]).unwrap().habits, None);
+        let said = |more: &[&str]| serve(more).unwrap().habits.unwrap();
+        assert_eq!(said(&["--gripper", "groot"]), Habits::of(Protocol::Groot));
+        let other = Habits { flip: Flip::Vertical, gripper: Gripper::AsIs };
+        assert_eq!(said(&["--flip", "vertical", "--gripper", "as_is"]), other);
+        assert_eq!(said(&["--flip", "none"]), Habits { flip: Flip::None, ..Habits::of(Protocol::Groot) });
+        assert!(serve(&["--flip", "upright"]).unwrap_err().contains("rotate_180"));
     }
 }
