@@ -9,6 +9,10 @@ pub(crate) struct Horizon {
     pub scenes: usize,
     /// Error per chunk if every latent were the first one.
     pub still_error: Vec<f64>,
+    /// Error per chunk if every video were the average training video of its task; empty where those are no whole episodes,
+    /// and in runs from before there was this.
+    #[serde(default)]
+    pub average_error: Vec<f64>,
     /// The models, the one that the method uses first.
     pub models: Vec<ModelHorizon>,
 }
@@ -27,8 +31,14 @@ pub(crate) struct ModelHorizon {
 }
 
 impl Horizon {
-    /// Compares imaginations with the real videos of the same scenes in the same order.
-    pub fn of(statistics: &LatentStatistics, real: &[Latents], imagined: &[(&str, Vec<Latents>)]) -> Self {
+    /// Compares imaginations, and average training videos if there are such, with the real videos of the same scenes in the
+    /// same order.
+    pub fn of(
+        statistics: &LatentStatistics,
+        real: &[Latents],
+        imagined: &[(&str, Vec<Latents>)],
+        average: &[Latents],
+    ) -> Self {
         let normal = |videos: &[Latents]| -> Vec<Latents> {
             let mut videos = videos.to_vec();
             videos.iter_mut().for_each(|video| statistics.normalise(&mut video.data));
@@ -48,7 +58,12 @@ impl Horizon {
                 frechet: frechet(&videos, &real),
             }
         });
-        Self { scenes: real.len(), still_error: errors(&still, &real), models: models.collect() }
+        Self {
+            scenes: real.len(),
+            still_error: errors(&still, &real),
+            average_error: errors(&normal(average), &real),
+            models: models.collect(),
+        }
     }
 }
 
@@ -116,9 +131,12 @@ mod tests {
     fn the_error_is_per_chunk_and_nothing_moving_is_the_first_latent() {
         let real = [video(&[0.0, 1.0, 2.0]), video(&[1.0, 1.0, 3.0])];
         let imagined = vec![video(&[0.0, 1.0, 4.0]), video(&[1.0, 2.0, 3.0])];
-        let horizon = Horizon::of(&plain(), &real, &[("ours", imagined)]);
+        let horizon = Horizon::of(&plain(), &real, &[("ours", imagined)], &[]);
         assert_eq!((horizon.scenes, &horizon.still_error[..]), (2, &[0.5, 4.0][..]));
         assert_eq!(horizon.models[0].latent_error, [0.5, 2.0]);
+        assert_eq!(horizon.average_error, [0.0; 0]);
+        let average = [video(&[9.0, 1.0, 2.0]), video(&[9.0, 1.0, 2.0])];
+        assert_eq!(Horizon::of(&plain(), &real, &[], &average).average_error, [0.0, 0.5]);
     }
 
     #[test]
@@ -137,9 +155,9 @@ mod tests {
     #[test]
     fn values_are_normalised_and_no_video_is_no_panic() {
         let statistics = LatentStatistics { mean: vec![5.0], std: vec![2.0] };
-        let horizon = Horizon::of(&statistics, &[video(&[0.0, 4.0])], &[("ours", vec![video(&[0.0, 8.0])])]);
+        let horizon = Horizon::of(&statistics, &[video(&[0.0, 4.0])], &[("ours", vec![video(&[0.0, 8.0])])], &[]);
         assert_eq!((horizon.models[0].latent_error[0], horizon.models[0].frechet[0]), (4.0, 4.0));
-        let horizon = Horizon::of(&statistics, &[], &[("ours", Vec::new())]);
+        let horizon = Horizon::of(&statistics, &[], &[("ours", Vec::new())], &[]);
         assert_eq!(horizon.models[0].latent_error, [0.0; 0]);
     }
 }

@@ -170,6 +170,9 @@ pub(crate) struct ImaginationReport {
     pub latent_error: f32,
     /// The same if every imagined latent were the first one: what a model that imagines nothing scores.
     pub latent_error_still: f32,
+    /// The same if every scene went as the average training video of its task; `None` where the corpus has no whole episodes.
+    #[serde(default)]
+    pub latent_error_average: Option<f32>,
     /// Scenes compared.
     pub scenes: usize,
 }
@@ -199,6 +202,7 @@ fn report_imagination(
         idm_error_imagined: errors.map(|errors| errors.1),
         latent_error: horizon.models.first().map_or(f32::NAN, |main| mean(&main.latent_error)),
         latent_error_still: mean(&horizon.still_error),
+        latent_error_average: Some(mean(&horizon.average_error)).filter(|_| !horizon.average_error.is_empty()),
         scenes: count,
     };
     save_json(&path, &report)

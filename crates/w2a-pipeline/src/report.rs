@@ -101,6 +101,9 @@ pub(crate) fn summary(context: &Context) -> Result<String, PipelineError> {
     }
     let info = EvalInfo::load(path)?;
     let mut out = format!("{}\n\n", outcome_sentence(&info, BASE));
+    if let Some(start) = Start::of(context)?.filter(|start| start.imagined[0] < FAINT) {
+        out += &format!("{}\n\n", start.in_words().replace("**", ""));
+    }
     out += &format!(
         "{:<18} {:>8}  {:<15} {:>7} {:>7}  {}\n",
         "method", "success", "95 %", "inside", "outside", "won/lost"
@@ -235,15 +238,26 @@ fn skills_in_words(context: &Context) -> Result<String, PipelineError> {
 
 fn imagination_in_words(context: &Context) -> Result<String, PipelineError> {
     let path = context.path("posttrain/imagination.json");
+    let start = Start::of(context)?.map_or(String::new(), |start| format!("\n\n{}", start.in_words()));
     if !path.exists() {
-        return Ok("There was no video of the expert in post-training scenes to compare with.".into());
+        return Ok(format!("There was no video of the expert in post-training scenes to compare with.{start}"));
     }
     let found: ImaginationReport = load_json(&path, "posttrain")?;
     let mut words = format!(
         "On scenes nobody trained on, the imagined latents are off by {:.2} (mean squared, normalised; {:.2} if nothing \
-         moved).",
+         moved",
         found.latent_error, found.latent_error_still
     );
+    match found.latent_error_average {
+        None => words.push_str(")."),
+        Some(average) => {
+            words += &format!(", {average:.2} if every scene went as the average training video).");
+            if found.latent_error >= average {
+                words += " **That is no nearer than the average video of the task**: of a scene's own future the world model \
+                          knows nothing. Try `world.model.flow.anchor = \"forecast\"`, or give it more video.";
+            }
+        }
+    }
     if let (Some(real), Some(imagined)) = (found.idm_error_real, found.idm_error_imagined) {
         words += &format!(
             " On {} of them the inverse dynamics model reads actions off real video with a mean absolute error of \
@@ -251,7 +265,49 @@ fn imagination_in_words(context: &Context) -> Result<String, PipelineError> {
             found.scenes
         );
     }
-    Ok(words)
+    Ok(words + &start)
+}
+
+/// Below this cosine, before stage 2, no run measured so far has gained anything (docs/metrics.md).
+const FAINT: f64 = 0.2;
+
+/// Where stage 2 starts from: the cosine of the base policy's chunks to what was imagined of their scenes, over all chunks
+/// and in the first.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    imagined: [f64; 2],
+    /// The same to real video, where a control has it.
+    real: Option<[f64; 2]>,
+}
+
+impl Start {
+    /// `None` before stage 2, and for its forms without a shared space.
+    fn of(context: &Context) -> Result<Option<Self>, PipelineError> {
+        let lines = read_metrics(&context.out)?;
+        let at_start = |arm: Arm| {
+            let first =
+                |value: &str| curve(&lines, &arm.folder(0), value).first().filter(|(step, _)| *step == 0.0).copied();
+            Some([first("rollout_cosine")?.1, first("rollout_cosine_chunk_00")?.1])
+        };
+        Ok(at_start(Arm::World2Act).map(|imagined| Self { imagined, real: at_start(Arm::Oracle) }))
+    }
+
+    fn in_words(self) -> String {
+        let [all, first] = self.imagined;
+        let mut words = format!(
+            "Before stage 2, action chunks of the base policy point towards what was imagined of their scenes with a cosine of \
+             {all:.2}, and of {first:.2} in the first chunk"
+        );
+        if let Some([all, first]) = self.real {
+            words += &format!("; towards real video of the expert there with {all:.2} and {first:.2}");
+        }
+        words.push('.');
+        if all < FAINT {
+            words += " **That is hardly a direction to follow**: expect nothing of stage 2 before the world model imagines \
+                      better (more video, more updates) or stage 1 has more labels.";
+        }
+        words
+    }
 }
 
 /// Distance of imagination and real video over the chunks of an episode.
@@ -512,4 +568,19 @@ fn rank_of_rule(context: &Context) -> Option<f64> {
     let distance: Vec<f64> = choice.candidates.iter().map(|tried| f64::from(tried.1)).collect();
     let failure: Vec<f64> = choice.candidates.iter().map(|tried| 1.0 - f64::from(tried.2)).collect();
     stats::spearman(&distance, &failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Start;
+
+    #[test]
+    fn a_start_without_direction_is_called_one() {
+        let start = Start { imagined: [0.06, 0.19], real: Some([0.49, 0.99]) };
+        let words = start.in_words();
+        assert!(words.contains("with a cosine of 0.06, and of 0.19 in the first chunk; towards real video"), "{words}");
+        assert!(words.contains("hardly a direction"), "{words}");
+        let words = Start { imagined: [0.55, 0.53], real: None }.in_words();
+        assert!(words.ends_with("0.53 in the first chunk.") && !words.contains("real video"), "{words}");
+    }
 }

@@ -3,10 +3,10 @@
 use rand_chacha::ChaCha8Rng;
 use w2a_data::Dataset;
 use w2a_nn::{Checkpoint, Init};
-use w2a_sim::{Environment, Scene, Split, batches};
+use w2a_sim::{Environment, Scene, Split, Suite, batches};
 use w2a_world::{
-    FlowSample, GridVideo, LatentStatistics, Latents, Layout, Skill, VideoAutoencoder, grid_video, load_latents,
-    save_latents, save_statistics, train_autoencoder, train_flow,
+    Anchor, FlowSample, Forecast, GridVideo, LatentStatistics, Latents, Layout, Skill, VideoAutoencoder, grid_video,
+    load_latents, save_latents, save_statistics, train_autoencoder, train_flow,
 };
 
 use crate::arms::Arm;
@@ -136,11 +136,17 @@ fn flow(
         .zip(first)
         .map(|((latents, clip), first)| FlowSample { first, latents: &latents.data, instruction: &clip.prompt })
         .collect();
+    let forecast = (config.model.flow.anchor == Anchor::Forecast)
+        .then(|| Forecast::fit(latents.iter().map(|latents| latents.data.as_slice()), shape));
+    if let Some(forecast) = &forecast {
+        model(forecast.save(&folder.join("forecast.safetensors"), shape))?;
+    }
     let upstream = (&config.model, &context.config.data, &config.autoencoder_train, config.autoencoder_videos);
     let upstream = depends(&(upstream, imaginer.by_skills(&context.config)));
     context.training(&imaginer.flow(), &config.flow_train, upstream, |context, training, steps| {
         let (device, progress) = (context.device.clone(), &context.progress);
-        model(train_flow(&config.model.flow, training, shape, &samples, &device, |report| steps.step(progress, report)))
+        let (config, forecast) = (&config.model.flow, forecast.as_ref());
+        model(train_flow(config, training, shape, &samples, forecast, &device, |report| steps.step(progress, report)))
     })?;
     Ok(())
 }
@@ -248,9 +254,30 @@ fn imagine_all(context: &mut Context) -> Result<(), PipelineError> {
             Ok((imaginer.label(&context.config), imagined))
         };
         let imagined = Imaginer::all(&context.config).map(of).collect::<Result<Vec<_>, PipelineError>>()?;
-        save_json(&path, &Horizon::of(world.statistics(), &real, &imagined))?;
+        let average = average_videos(context, real.len())?;
+        save_json(&path, &Horizon::of(world.statistics(), &real, &imagined, &average))?;
     }
     Ok(())
+}
+
+/// The average training video of the task of each of the first `count` post-training scenes; none where the corpus has
+/// parts of episodes, or there is none.
+fn average_videos(context: &Context, count: usize) -> Result<Vec<Latents>, PipelineError> {
+    let name = Imaginer::Main.corpus();
+    let list = context.path(&format!("{name}_clips.json"));
+    if !list.exists() {
+        return Ok(Vec::new());
+    }
+    let (list, corpus): (ClipList, _) = (load_json(&list, "world")?, latents(context, &name)?);
+    let whole = 0..context.config.chunks();
+    let of_task = |(suite, task): (Suite, usize)| {
+        let words = w2a_sim::tasks(suite)[task].instruction;
+        let shown = list.clips.iter().map(|clip| clip.chunks == whole && clip.prompt == words);
+        Latents::average(corpus.iter().zip(shown).filter(|(_, shown)| *shown).map(|(video, _)| video))
+    };
+    // Scenes go through the tasks in turns.
+    let averages: Option<Vec<Latents>> = context.config.tasks()?.into_iter().map(of_task).collect();
+    Ok(averages.map_or_else(Vec::new, |averages| averages.into_iter().cycle().take(count).collect()))
 }
 
 /// A latent video model, and how it imagines whole episodes.

@@ -13,7 +13,7 @@ use w2a_nn::{
     VisionTrunk, embed_text, normal, tensor, timestep_embedding, train_sharded, values,
 };
 
-use crate::{GridVideo, LatentShape};
+use crate::{Forecast, GridVideo, LatentShape};
 
 /// Sizes of the latent video model.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -41,6 +41,8 @@ pub struct FlowConfig {
     /// has so many values that a little signal in each gives everything away; what has to be learnt, where things will
     /// go, is learnt near pure noise.
     pub shift: f32,
+    /// What is imagined is this and what changes.
+    pub anchor: Anchor,
     /// Lower bound of `1 - t` in the velocity loss; small values spend a short training on the last, easy steps of the
     /// denoising rather than on where things will be.
     pub min_noise: f32,
@@ -60,9 +62,22 @@ impl Default for FlowConfig {
             chunks: 16,
             sampling_steps: 4,
             shift: 20.0,
+            anchor: Anchor::First,
             min_noise: 0.5,
         }
     }
+}
+
+/// What a latent video model adds its changes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Anchor {
+    /// The first latent: nothing changes. What many videos of many scenes ask for.
+    #[default]
+    First,
+    /// The linear [`Forecast`] from it. With a few dozen videos of scenes that are much alike it is far nearer than the
+    /// first latent, and than a network learns to come from there.
+    Forecast,
 }
 
 /// The network.
@@ -95,6 +110,8 @@ pub struct Flow {
 pub struct Start {
     /// Normalised latent of the first frame, `[batch, 1, C, H, W]`.
     pub latent: Tensor<5>,
+    /// What changes are added to, the first latent or its forecast, `[batch, 1 or chunks, C, H, W]`.
+    pub anchor: Tensor<5>,
     /// The first frame's pixels.
     pub image: ImageBatch,
     /// The instruction, `[batch, TEXT_DIM]`.
@@ -153,7 +170,7 @@ impl Flow {
         self.chunks
     }
 
-    /// Predicts the clean latents: the first one plus what changes.
+    /// Predicts the clean latents: their anchor plus what changes.
     ///
     /// # Shapes
     /// `noisy` `[batch, chunks, C, H, W]`, one time in `[0, 1]` (0 is noise) per video → the shape of `noisy`.
@@ -172,19 +189,21 @@ impl Flow {
             x = block.forward(x, Some(&condition));
         }
         let x = self.token_out.forward(self.norm.forward(x.narrow(1, 0, count)));
-        unpatchify(x, self.patch, shape) + start.latent.clone()
+        unpatchify(x, self.patch, shape) + start.anchor.clone()
     }
 
     /// Imagines normalised latents from normalised first latents.
     ///
     /// # Shapes
-    /// `latents` `[batch, C, H, W]` row-major, one frame and instruction each → `[batch, chunks, C, H, W]` row-major.
+    /// `latents` `[batch, C, H, W]` row-major, one frame and instruction each → `[batch, chunks, C, H, W]` row-major. The
+    /// forecast is that of the training.
     ///
     /// # Errors
     /// If the device fails.
     pub fn sample(
         &self,
         latents: Vec<f32>,
+        forecast: Option<&Forecast>,
         frames: &[GridVideo],
         instructions: &[&str],
         shape: LatentShape,
@@ -194,8 +213,10 @@ impl Flow {
         let batch = frames.len();
         let LatentShape { channels, height, width } = shape;
         let dims = [batch, self.chunks, channels, height, width];
+        let (latent, anchor) = begin(latents, forecast, dims, shape, device);
         let start = Start {
-            latent: tensor(latents, [batch, 1, channels, height, width], device),
+            latent,
+            anchor,
             image: windows(frames, self.window, device),
             text: tensor(instructions.iter().flat_map(|words| embed_text(words)).collect(), [batch, TEXT_DIM], device),
         };
@@ -210,6 +231,21 @@ impl Flow {
         }
         values(x)
     }
+}
+
+/// First latents `[batch, C, H, W]`, and what changes are added to.
+fn begin(
+    first: Vec<f32>,
+    forecast: Option<&Forecast>,
+    [batch, chunks, channels, height, width]: [usize; 5],
+    shape: LatentShape,
+    device: &Device,
+) -> (Tensor<5>, Tensor<5>) {
+    let anchor =
+        forecast.map(|forecast| tensor(forecast.of(&first, shape), [batch, chunks, channels, height, width], device));
+    let latent = tensor(first, [batch, 1, channels, height, width], device);
+    let anchor = anchor.unwrap_or_else(|| latent.clone());
+    (latent, anchor)
 }
 
 /// A noise level in `[0, 1]`, moved towards 1 by a shift above 1.
@@ -253,7 +289,7 @@ pub struct FlowSample<'a> {
 /// Trains the latent video model.
 ///
 /// Times follow a shifted logit-normal distribution; the loss is the mean squared error of the velocity, that is of the predicted
-/// clean latents over `max(1 - t, min_noise)`.
+/// clean latents over `max(1 - t, min_noise)`. What changes are added to is a forecast, or the first latent without one.
 ///
 /// # Errors
 /// No sample, samples of the wrong length, divergence, or a failing disk.
@@ -262,6 +298,7 @@ pub fn train_flow(
     training: &Training,
     shape: LatentShape,
     samples: &[FlowSample],
+    forecast: Option<&Forecast>,
     device: &Device,
     on_step: impl FnMut(&StepReport),
 ) -> Result<Flow, NnError> {
@@ -305,8 +342,10 @@ pub fn train_flow(
         let noise = tensor(normal(rng, dims.iter().product()), dims, &device);
         let clean = tensor(clean, dims, &device);
         let noisy = clean.clone() * time.clone() + noise * (-time.clone() + 1.0);
+        let (latent, anchor) = begin(first, forecast, dims, shape, &device);
         let start = Start {
-            latent: tensor(first, [batch, 1, channels, height, width], &device),
+            latent,
+            anchor,
             image: windows(frames, config.vision.patch, &device),
             text: tensor(text, [batch, TEXT_DIM], &device),
         };
@@ -321,7 +360,7 @@ pub fn train_flow(
 
 #[cfg(test)]
 mod tests {
-    use super::{Flow, FlowConfig, FlowSample, patchify, train_flow, unpatchify};
+    use super::{Flow, FlowConfig, FlowSample, Forecast, patchify, train_flow, unpatchify};
     use crate::{GridVideo, LatentShape};
     use burn::tensor::Device;
     use w2a_nn::{Init, TrainConfig, Training, VisionConfig, normal, tensor, values};
@@ -371,19 +410,37 @@ mod tests {
             videos.iter().map(|(latents, instruction)| FlowSample { first: &frame, latents, instruction }).collect();
         let train = TrainConfig { steps: 250, batch: 32, lr: 3e-3, warmup: 10, ..Default::default() };
         let training = Training { name: "flow", dir: None, seed: 0, config: &train, depends: serde_json::Value::Null };
-        let flow = train_flow(&config(), &training, SHAPE, &samples, &Device::flex(), |_| {}).unwrap();
+        let flow = train_flow(&config(), &training, SHAPE, &samples, None, &Device::flex(), |_| {}).unwrap();
         let (latents, _) = &videos[0];
         let first = latents[..SHAPE.len()].to_vec();
         let mean_at_end = |word: &str| {
             let mut rng = w2a_data::stream(9, "sample");
             let device = Device::flex().autodiff();
-            let out =
-                flow.sample(first.clone(), std::slice::from_ref(&frame), &[word], SHAPE, &mut rng, &device).unwrap();
+            let out = flow
+                .sample(first.clone(), None, std::slice::from_ref(&frame), &[word], SHAPE, &mut rng, &device)
+                .unwrap();
             out[2 * SHAPE.len()..].iter().sum::<f32>() / SHAPE.len() as f32
         };
         let base = first.iter().sum::<f32>() / SHAPE.len() as f32;
         assert!((mean_at_end("up") - base - 1.5).abs() < 0.5, "{} {base}", mean_at_end("up"));
         assert!((mean_at_end("down") - base + 1.5).abs() < 0.5, "{} {base}", mean_at_end("down"));
+    }
+
+    #[test]
+    fn a_fresh_network_imagines_its_anchor() {
+        let device = Device::flex();
+        let flow =
+            Flow::new(&config(), SHAPE, &mut Init { rng: &mut w2a_data::stream(0, "i"), device: &device }).unwrap();
+        let video: Vec<f32> = (0..4 * SHAPE.len()).map(|value| value as f32).collect();
+        let forecast = Forecast::fit([video.as_slice()].into_iter(), SHAPE);
+        let first = vec![0.5; SHAPE.len()];
+        let imagined = |forecast| {
+            let mut rng = w2a_data::stream(1, "s");
+            flow.sample(first.clone(), forecast, &[frame()], &["go"], SHAPE, &mut rng, &device).unwrap()
+        };
+        let near = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+        assert!(near(&imagined(None), &first.repeat(3)));
+        assert!(near(&imagined(Some(&forecast)), &video[SHAPE.len()..]));
     }
 
     #[test]
@@ -393,7 +450,7 @@ mod tests {
             Flow::new(&config(), SHAPE, &mut Init { rng: &mut w2a_data::stream(0, "i"), device: &device }).unwrap();
         let sample = |seed| {
             let first = vec![0.5; SHAPE.len()];
-            flow.sample(first, &[frame()], &["go"], SHAPE, &mut w2a_data::stream(seed, "s"), &device).unwrap()
+            flow.sample(first, None, &[frame()], &["go"], SHAPE, &mut w2a_data::stream(seed, "s"), &device).unwrap()
         };
         assert_eq!(sample(1), sample(1));
         assert_ne!(sample(1), sample(2));

@@ -64,6 +64,18 @@ impl Latents {
         Self { shape, data: turned(data, shape.channels, shape.height * shape.width) }
     }
 
+    /// The average of videos of the first one's shape and length; `None` of none.
+    pub fn average<'a>(mut videos: impl Iterator<Item = &'a Self>) -> Option<Self> {
+        let first = videos.next()?;
+        let mut sum: Vec<f64> = first.data.iter().map(|value| f64::from(*value)).collect();
+        let mut count = 1.0;
+        for video in videos {
+            sum.iter_mut().zip(&video.data).for_each(|(sum, value)| *sum += f64::from(*value));
+            count += 1.0;
+        }
+        Some(Self { shape: first.shape, data: sum.into_iter().map(|sum| (sum / count) as f32).collect() })
+    }
+
     /// Mean squared difference per chunk of the futures, over the chunks both have.
     pub fn distance(&self, other: &Self) -> Vec<f32> {
         let len = self.shape.len();

@@ -8,6 +8,7 @@ mod chain;
 pub mod cosmos;
 mod digest;
 mod flow;
+mod forecast;
 mod framed;
 mod grid;
 mod latents;
@@ -18,7 +19,8 @@ mod store;
 
 pub use autoencoder::{AutoencoderConfig, VideoAutoencoder, train_autoencoder};
 pub use chain::{Skill, imagine_chain};
-pub use flow::{Flow, FlowConfig, FlowSample, train_flow};
+pub use flow::{Anchor, Flow, FlowConfig, FlowSample, train_flow};
+pub use forecast::Forecast;
 pub use framed::{Framed, Framing};
 pub use grid::{GridVideo, grid_video, load_frames, save_frames};
 pub use latents::{LatentShape, LatentStatistics, Latents, load_latents, save_latents};

@@ -5,14 +5,16 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use rand_chacha::ChaCha8Rng;
-use w2a_nn::{Array, Checkpoint, Init, NnError};
+use w2a_nn::{Array, Checkpoint, Init, NnError, StateDict};
 
 use crate::autoencoder::{AutoencoderConfig, VideoAutoencoder};
-use crate::flow::{Flow, FlowConfig};
-use crate::{GridVideo, LatentShape, LatentStatistics, Latents, ModelId, WorldModel};
+use crate::flow::{Anchor, Flow, FlowConfig};
+use crate::{Forecast, GridVideo, LatentShape, LatentStatistics, Latents, ModelId, WorldModel};
 
 /// Name of the file of latent statistics in the folder of the latent video model.
 const STATISTICS: &str = "statistics.safetensors";
+/// Name of that of the forecast, beside it.
+const FORECAST: &str = "forecast.safetensors";
 
 /// Sizes of the embedded world model.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -30,6 +32,7 @@ pub struct MiniWorld {
     autoencoder: VideoAutoencoder,
     flow: Flow,
     statistics: LatentStatistics,
+    forecast: Option<Forecast>,
     frames: usize,
     size: (usize, usize),
     shape: LatentShape,
@@ -46,6 +49,7 @@ impl MiniWorld {
         autoencoder: VideoAutoencoder,
         flow: Flow,
         statistics: LatentStatistics,
+        forecast: Option<Forecast>,
         size: (usize, usize),
         device: &Device,
     ) -> Result<Self, NnError> {
@@ -54,6 +58,7 @@ impl MiniWorld {
             autoencoder: autoencoder.valid(),
             flow: flow.valid(),
             statistics,
+            forecast,
             frames: config.autoencoder.frames,
             size,
             shape,
@@ -61,7 +66,8 @@ impl MiniWorld {
         })
     }
 
-    /// Loads what the trainings left in `autoencoder_dir` and `flow_dir`, and the statistics file beside the flow.
+    /// Loads what the trainings left in `autoencoder_dir` and `flow_dir`, and the files of statistics and forecast beside
+    /// the flow.
     ///
     /// # Errors
     /// A missing or foreign checkpoint.
@@ -79,7 +85,11 @@ impl MiniWorld {
         let shape = autoencoder.latent_shape(size.0, size.1, config.autoencoder.channels)?;
         let flow = Checkpoint::new(flow_dir).load(Flow::new(&config.flow, shape, init)?)?;
         let statistics = load_statistics(&flow_dir.join(STATISTICS), shape)?;
-        Self::new(config, autoencoder, flow, statistics, size, device)
+        let forecast = match config.flow.anchor {
+            Anchor::First => None,
+            Anchor::Forecast => Some(Forecast::load(&flow_dir.join(FORECAST), config.flow.chunks, shape)?),
+        };
+        Self::new(config, autoencoder, flow, statistics, forecast, size, device)
     }
 
     /// Name and digest of the model that [`Self::load`] finds in these folders: of its weights, statistics and settings.
@@ -88,6 +98,9 @@ impl MiniWorld {
     /// A missing checkpoint.
     pub fn identify(config: &MiniWorldConfig, autoencoder_dir: &Path, flow_dir: &Path) -> Result<ModelId, NnError> {
         let mut files = vec![flow_dir.join(STATISTICS)];
+        if config.flow.anchor == Anchor::Forecast {
+            files.push(flow_dir.join(FORECAST));
+        }
         for dir in [autoencoder_dir, flow_dir] {
             let folder = Checkpoint::new(dir).last().ok_or_else(|| NnError::Io {
                 action: "loading weights",
@@ -203,7 +216,10 @@ impl WorldModel for MiniWorld {
             let encoded = self.encode(&stills)?;
             let mut normalised: Vec<f32> = encoded.iter().flat_map(|latents| &latents.data).copied().collect();
             self.statistics.normalise(&mut normalised);
-            let mut future = self.flow.sample(normalised, &stills, words, self.shape, rng, &self.device)?;
+            let mut future = {
+                let forecast = self.forecast.as_ref();
+                self.flow.sample(normalised, forecast, &stills, words, self.shape, rng, &self.device)?
+            };
             self.statistics.denormalise(&mut future);
             for (first, future) in encoded.into_iter().zip(future.chunks_exact(self.flow.chunks() * len)) {
                 let mut data = first.data;
@@ -263,14 +279,19 @@ pub fn save_statistics(path: &Path, statistics: &LatentStatistics, shape: Latent
 fn load_statistics(path: &Path, shape: LatentShape) -> Result<LatentStatistics, NnError> {
     let mut state = w2a_nn::read_state(path)?;
     let expected = vec![shape.channels, shape.height, shape.width];
-    let mut take = |name: &str| match state.remove(name) {
-        None => Err(NnError::MissingTensor { name: name.into(), shape: expected.clone() }),
+    let mut take = |name: &str| take(&mut state, name, &expected);
+    Ok(LatentStatistics { mean: take("mean")?, std: take("std")? })
+}
+
+/// The values of a tensor that has to be there in this shape.
+pub(crate) fn take(state: &mut StateDict, name: &str, expected: &[usize]) -> Result<Vec<f32>, NnError> {
+    match state.remove(name) {
+        None => Err(NnError::MissingTensor { name: name.into(), shape: expected.to_vec() }),
         Some(array) if array.shape != expected => {
-            Err(NnError::Shape { name: name.into(), got: array.shape, expected: expected.clone() })
+            Err(NnError::Shape { name: name.into(), got: array.shape, expected: expected.to_vec() })
         }
         Some(array) => Ok(array.data),
-    };
-    Ok(LatentStatistics { mean: take("mean")?, std: take("std")? })
+    }
 }
 
 /// A model of toy size for frames of 16x32 with clips of up to 3 chunks, its weights all drawn at random: fresh ones have
@@ -305,5 +326,5 @@ pub(crate) fn tiny() -> MiniWorld {
     }
     let flow = w2a_nn::load_state(flow, state).unwrap();
     let statistics = LatentStatistics { mean: vec![0.0; shape.len()], std: vec![1.0; shape.len()] };
-    MiniWorld::new(&config, autoencoder, flow, statistics, (16, 32), &device).unwrap()
+    MiniWorld::new(&config, autoencoder, flow, statistics, None, (16, 32), &device).unwrap()
 }
