@@ -253,8 +253,8 @@ fn imagination_in_words(context: &Context) -> Result<String, PipelineError> {
         Some(average) => {
             words += &format!(", {average:.2} if every scene went as the average training video).");
             if found.latent_error >= average {
-                words += " **That is no nearer than the average video of the task**: of a scene's own future the world model \
-                          knows nothing. Try `world.model.flow.anchor = \"forecast\"`, or give it more video.";
+                words += " **That is no nearer than the average training video**: more video, other training, or \
+                          `world.model.flow.anchor = \"forecast\"` for the embedded model come before stage 2.";
             }
         }
     }

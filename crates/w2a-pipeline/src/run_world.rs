@@ -9,7 +9,8 @@ use rand_chacha::ChaCha8Rng;
 use w2a_nn::NnError;
 use w2a_world::cosmos::{Cosmos, CosmosConfig};
 use w2a_world::{
-    Framed, Framing, GridVideo, LatentStatistics, Latents, MiniWorld, ModelId, Skill, WorldModel, imagine_chain,
+    Anchor, Framed, Framing, GridVideo, LatentStatistics, Latents, MiniWorld, MiniWorldConfig, ModelId, Skill,
+    WorldModel, imagine_chain,
 };
 
 use crate::context::{Context, depends, load_json, model, save_json};
@@ -135,6 +136,18 @@ pub(crate) fn settle(context: &Context) -> Result<(), PipelineError> {
     Err(PipelineError::Changed { path: context.out.clone(), difference })
 }
 
+/// The sizes of the embedded model as trainings depend on them. In this form, so that what was trained before there were
+/// anchors is still known.
+pub(crate) fn sizes(model: &MiniWorldConfig) -> serde_json::Value {
+    let mut value = depends(model);
+    if model.flow.anchor == Anchor::First
+        && let Some(flow) = value.get_mut("flow").and_then(serde_json::Value::as_object_mut)
+    {
+        flow.remove("anchor");
+    }
+    value
+}
+
 /// What trainings on latents of the run's world model depend on.
 pub(crate) fn upstream(context: &Context) -> Result<serde_json::Value, PipelineError> {
     let world = &context.config.world;
@@ -142,6 +155,7 @@ pub(crate) fn upstream(context: &Context) -> Result<serde_json::Value, PipelineE
     if let Some(entries) = value.as_object_mut() {
         // In this form, so that what was trained before there was another world model is still known.
         ["kind", "path", "layout", "views"].into_iter().for_each(|key| drop(entries.remove(key)));
+        entries.insert("model".into(), sizes(&world.model));
     }
     if world.kind == WorldKind::Mini {
         return Ok(value);

@@ -15,7 +15,7 @@ use crate::context::{Context, depends, load_json, model, save_json};
 use crate::corpus::{Corpus, corpus};
 use crate::data::{ORACLE, VIDEO, scenes};
 use crate::horizon::Horizon;
-use crate::run_world::{RunWorld, WorldKind, settle};
+use crate::run_world::{RunWorld, WorldKind, settle, sizes};
 use crate::{Config, PipelineError};
 
 pub(crate) const AUTOENCODER: &str = "world/autoencoder";
@@ -141,7 +141,7 @@ fn flow(
     if let Some(forecast) = &forecast {
         model(forecast.save(&folder.join("forecast.safetensors"), shape))?;
     }
-    let upstream = (&config.model, &context.config.data, &config.autoencoder_train, config.autoencoder_videos);
+    let upstream = (sizes(&config.model), &context.config.data, &config.autoencoder_train, config.autoencoder_videos);
     let upstream = depends(&(upstream, imaginer.by_skills(&context.config)));
     context.training(&imaginer.flow(), &config.flow_train, upstream, |context, training, steps| {
         let (device, progress) = (context.device.clone(), &context.progress);
