@@ -13,9 +13,8 @@ const RIDGE: f64 = 0.01;
 /// The linear forecast of every value of every chunk from the same value of the first latent, fitted to a corpus:
 /// `mean_t + slope_t (v_0 - mean_0)`.
 ///
-/// It is the usual reference of weather forecasting, between "as on average" (slope 0) and "as it is now" (slope 1), and on
-/// a few dozen videos a better start than the first latent itself: what varies between first frames for no reason is
-/// not carried on.
+/// It is the usual reference of weather forecasting, between "as on average" (slope 0) and "as it is now" (slope 1): what
+/// varies between first frames for no reason is not carried on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Forecast {
     /// `[chunks, C, H, W]`.
@@ -33,7 +32,7 @@ impl Forecast {
         for video in videos.clone() {
             mean.iter_mut().zip(video).for_each(|(mean, &value)| *mean += f64::from(value) / count);
         }
-        let (mut together, mut alone) = (vec![0.0_f64; values], vec![0.0_f64; len]);
+        let (mut together, mut alone) = (vec![0.0_f64; values], vec![0.0_f64; len.min(values)]);
         for video in videos {
             let away = |at: usize| f64::from(video[at]) - mean[at];
             together.iter_mut().enumerate().for_each(|(at, sum)| *sum += away(at) * away(at % len) / count);
